@@ -1,0 +1,6 @@
+"""Tokens in, tokens out: paged KV, scheduler, torch model, sampling, text.
+
+Belongs here: everything that turns token ids into token ids, and text into token ids and back (`text`).
+Does not belong here: HTTP, moving KV between processes, who may ask. Torch is imported only by the modules that hold
+tensors (`model`, `sampler`, `runner`, `weights`), so that scheduler, block pool and text import without it.
+"""

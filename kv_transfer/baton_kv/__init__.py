@@ -1,0 +1,1 @@
+"""Moves named KV blocks between processes: copy plan, session, leases, transports."""

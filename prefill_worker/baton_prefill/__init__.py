@@ -1,0 +1,1 @@
+"""A prefill process: computes prompts, holds leases, lets decode pull."""

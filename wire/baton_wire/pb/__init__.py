@@ -1,0 +1,1 @@
+"""Generated from wire/proto by `make proto`; never edited by hand."""
