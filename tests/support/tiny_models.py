@@ -18,6 +18,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.llama import LlamaConfig
 from transformers.models.qwen2 import Qwen2Config
 from transformers.models.qwen3 import Qwen3Config
+from transformers.utils import logging as transformers_logging
+
+transformers_logging.disable_progress_bar()
 
 Family = Literal["llama", "qwen2", "qwen3"]
 
@@ -172,9 +175,15 @@ def _tokenizer_json(vocab: int) -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator((*CORPUS, *_made_up_words()), trainer)
     text: str = tokenizer.to_str()
     return text
+
+
+def _made_up_words() -> list[str]:
+    """Enough text for any tiny vocabulary to be full, so that nearly every id a random model draws is a token."""
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    return [f"{first}{second} {second}{first}s" for first in syllables for second in syllables]
 
 
 def _rewrite_rope_as_v4(path: Path) -> None:
