@@ -26,7 +26,7 @@ TOKEN_ID_LIMIT = 2**31
 COMPLETION_MAX_TOKENS = 16
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MESSAGE_OFF = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
+_MESSAGE_OFF: Mapping[str, Any] = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
 _KWARG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _RESERVED_KWARGS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
 _INT_LIMIT = 2**63

@@ -25,6 +25,13 @@ VALUES = st.recursive(
 VALID: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "prompt": "x"}
 
 
+def _dump(value: Any) -> bytes:
+    try:
+        return json.dumps(value).encode("utf-8", "surrogatepass")
+    except ValueError:
+        return b"{"
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(NAMES | st.text(max_size=6), VALUES, max_size=5), st.booleans())
 def test_any_fields_give_a_request_or_a_bad_request(fields: dict[str, Any], internal: bool) -> None:
@@ -43,10 +50,3 @@ def test_any_bytes_give_an_object_or_a_bad_request(data: bytes) -> None:
         assert isinstance(json_object(data), dict)
     except BadRequest as error:
         json.dumps(error.body())
-
-
-def _dump(value: Any) -> bytes:
-    try:
-        return json.dumps(value).encode("utf-8", "surrogatepass")
-    except ValueError:
-        return b"{"
