@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
+import grpc.aio
 from baton_api.errors import TransferError, WorkerProtocolError
 from baton_api.handoff import HandOff
 from baton_api.tickets import verify_ticket
@@ -17,16 +17,18 @@ from baton_api.timing import Span
 from baton_engine.nouns import Finished, Leg, Reserved
 from baton_kv.client import DecodeIdentity, KvClient, Pulled
 from baton_wire.http_server import Exchange
-from baton_worker.answer import Progress, generate, stream_answer
+from baton_worker.answer import Progress, answer, generate
 from baton_worker.event_stream import EventStream
 from baton_worker.job import Job
-from baton_worker.process import Parts
+from baton_worker.parts import Parts
 
 log = logging.getLogger("baton.decode")
 
 
 class DecodeLeg:
     """Serves legs that carry a ticket by pulling, any other request by prefilling for itself (aggregated)."""
+
+    leases = 0  # a decode worker promises nothing to other workers
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -36,7 +38,7 @@ class DecodeLeg:
     async def start(self) -> None:
         pass
 
-    def add_services(self, server: Any) -> None:
+    def add_services(self, server: grpc.aio.Server) -> None:
         pass
 
     async def serve(self, job: Job, exchange: Exchange) -> None:
@@ -47,7 +49,7 @@ class DecodeLeg:
         self._parts.engine.submit(job.for_engine(Leg.DECODE), stream.put)
         try:
             progress = await self._obtain(job, job.hand_off, job.hand_off.ticket, stream)
-            await stream_answer(self._parts, job, exchange, stream, progress)
+            await answer(self._parts, job, exchange, stream, progress)
         finally:
             self._parts.engine.abort(job.key)
 

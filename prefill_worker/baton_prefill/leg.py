@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
 
+import grpc.aio
 from baton_api.blocks import prompt_digest
 from baton_api.errors import BatonError, DeadlineExceeded, TransferAborted
 from baton_api.handoff import HandOff
@@ -22,7 +22,8 @@ from baton_wire.pb.control_pb2_grpc import add_KvTransferServicer_to_server
 from baton_worker.answer import generate
 from baton_worker.event_stream import EventStream
 from baton_worker.job import Job
-from baton_worker.process import Parts
+from baton_worker.parts import Parts
+
 
 class PrefillLeg:
     """Serves legs that carry a ticket; any other request is answered whole, as an aggregated worker would."""
@@ -37,13 +38,13 @@ class PrefillLeg:
             parts.ticket_key,
             parts.kv_settings,
         )
-        self._leases = 0
+        self.leases = 0
 
     async def start(self) -> None:
         await self._server.start()
 
-    def add_services(self, server: Any) -> None:
-        add_KvTransferServicer_to_server(self._server.servicer, server)  # type: ignore[no-untyped-call]
+    def add_services(self, server: grpc.aio.Server) -> None:
+        add_KvTransferServicer_to_server(self._server.servicer, server)
 
     async def serve(self, job: Job, exchange: Exchange) -> None:
         if job.hand_off is None or job.hand_off.ticket is None:
@@ -89,23 +90,23 @@ class PrefillLeg:
         engine, telemetry = self._parts.engine, self._parts.telemetry
 
         def on_end(outcome: str) -> None:
-            self._leases -= 1
-            telemetry.metrics.gauge("baton_kv_leases").set(self._leases)
+            self.leases -= 1
+            telemetry.metrics.gauge("baton_kv_leases").set(self.leases)
             telemetry.transfer_ended("prefill", outcome)
             engine.abort(job.key)
 
         digest = prompt_digest(job.token_ids, engine.layout.block_tokens, job.salt).hex()
         lease = self._server.open(hand_off.transfer_id, digest, len(job.token_ids), job.deadline_s, on_end)
-        self._leases += 1
-        telemetry.metrics.gauge("baton_kv_leases").set(self._leases)
+        self.leases += 1
+        telemetry.metrics.gauge("baton_kv_leases").set(self.leases)
         return lease
 
     async def quiesce(self, budget_s: float) -> int:
         """Waits for the leases: blocks that decode was promised are kept until pulled or given up."""
         end_s = time.monotonic() + budget_s
-        while self._leases and time.monotonic() < end_s:
+        while self.leases and time.monotonic() < end_s:
             await asyncio.sleep(0.02)
-        return self._leases
+        return self.leases
 
     def check_invariants(self) -> None:
         self._server.check_invariants()

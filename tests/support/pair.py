@@ -126,7 +126,9 @@ class Pair:
         hand_off = HandOff("decode", f"t{next(NUMBERS)}", SALT.hex(), 60.0)
         return await self.post(self.decode, tokens, hand_off, params)
 
-    async def disaggregated(self, tokens: list[int], *, policy: str = "fail", ticket: str | None = None, **params: Any) -> Answer:
+    async def disaggregated(
+        self, tokens: list[int], *, policy: str = "fail", ticket: str | None = None, **params: Any
+    ) -> Answer:
         """Both legs at once; the first leg's status comes with the answer."""
         transfer_id = f"t{next(NUMBERS)}"
         wire = ticket if ticket is not None else self.ticket(tokens, transfer_id)

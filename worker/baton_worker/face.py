@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import itertools
 import json
@@ -11,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from baton_api.blocks import NO_TENANT, tenant_salt
 from baton_api.errors import (
     BadRequest,
+    BatonError,
     ContextLengthExceeded,
     MethodNotAllowed,
     NoCapacity,
@@ -23,12 +24,12 @@ from baton_api.errors import (
 from baton_api.handoff import HandOff
 from baton_api.openai import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from baton_api.worker import WorkerInfo
-from baton_engine.text.tokenizer import Tokenizer
 from baton_wire.exposition import CONTENT_TYPE
 from baton_wire.http_server import Exchange
+from baton_wire.sse import format_event
 
 from .job import Job
-from .settings import WorkerSettings
+from .parts import Parts
 
 
 class Host(Protocol):
@@ -46,12 +47,10 @@ class Host(Protocol):
 class Face:
     """Parses, checks and hands over; `in_flight` counts the legs being served."""
 
-    def __init__(
-        self, settings: WorkerSettings, tokenizer: Tokenizer, max_model_len: int, worker_key: str, host: Host
-    ) -> None:
-        self._settings = settings
-        self._tokenizer = tokenizer
-        self._max_model_len = max_model_len
+    def __init__(self, parts: Parts, worker_key: str, host: Host) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._max_model_len = parts.engine.max_model_len
         self._bearer = f"Bearer {worker_key}"
         self._host = host
         self._numbers = itertools.count()
@@ -100,11 +99,26 @@ class Face:
         if self._host.draining:
             raise NoCapacity("this worker is draining", code="draining", retry_after_s=1.0)
         job = self._job(exchange)
+        task = asyncio.current_task()
+        assert task is not None
+        exchange.on_gone(task.cancel)
         self.in_flight += 1
         try:
             await self._host.serve_job(job, exchange)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        except BatonError as error:
+            self._break_off(exchange, error)
         finally:
             self.in_flight -= 1
+
+    def _break_off(self, exchange: Exchange, error: BatonError) -> None:
+        """Before the head: its status. After it: an error event, and the stream ends without [DONE]."""
+        if not exchange.started:
+            raise error
+        exchange.write(format_event(json.dumps(error.body()).encode()))
+        exchange.abort()
 
     def _job(self, exchange: Exchange) -> Job:
         received_s = time.monotonic()
@@ -121,15 +135,14 @@ class Face:
         sampling = parsed.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbits(63))
-        salt = bytes.fromhex(hand_off.salt) if hand_off else tenant_salt(b"direct", NO_TENANT)
+        salt = bytes.fromhex(hand_off.salt) if hand_off else self._parts.salt
         request_id = exchange.headers.get("x-request-id", secrets.token_hex(12))
         deadline_s = hand_off.deadline_s if hand_off else self._settings.request_timeout_s
         key = f"{request_id}/{next(self._numbers)}"
         return Job(key, request_id, parsed, tokens, sampling, salt, deadline_s, received_s, hand_off)
 
     def _tokens(self, parsed: ChatRequest | CompletionRequest) -> tuple[int, ...]:
-        given = parsed.prompt_token_ids
-        tokens = tuple(given) if given is not None else tuple(self._tokenizer.prompt_tokens(parsed))
+        tokens = self._parts.prompter.tokens(parsed)
         if not tokens:
             raise BadRequest("the prompt has no tokens; it needs at least one", param="prompt")
         if len(tokens) >= self._max_model_len:

@@ -13,45 +13,28 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import grpc.aio
 import uvloop
-
 from baton_api.blocks import derive_key
 from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
-from baton_engine.engine import NativeEngine
-from baton_engine.runner import TorchRunner
-from baton_engine.text.tokenizer import Tokenizer
-from baton_kv.transport import Transport, make_transport
 from baton_wire.grpc_server import GrpcServer, start_grpc
 from baton_wire.http_server import Exchange, HttpServer, serve
+from baton_wire.pb.control_pb2_grpc import add_WorkerServicer_to_server
 
 from .control import ControlService
 from .face import Face
 from .job import Job
 from .kv_journal import KvJournal
+from .parts import Parts, load_parts
 from .settings import WorkerSettings
-from .telemetry import Telemetry
 
 log = logging.getLogger("baton.worker")
 MIN_SECRET_BYTES = 32
-
-
-@dataclass(slots=True)
-class Parts:
-    """What a role builds its leg from."""
-
-    settings: WorkerSettings
-    epoch: str
-    ticket_key: bytes
-    engine: NativeEngine
-    tokenizer: Tokenizer
-    transport: Transport
-    telemetry: Telemetry
 
 
 class LegHandler(Protocol):
@@ -61,7 +44,12 @@ class LegHandler(Protocol):
 
     async def serve(self, job: Job, exchange: Exchange) -> None: ...
 
-    def add_services(self, server: Any) -> None: ...
+    def add_services(self, server: grpc.aio.Server) -> None: ...
+
+    leases: int  # promises to other workers still open
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when transfers do not add up."""
 
     async def quiesce(self, budget_s: float) -> int:
         """Waits until nothing this role promised is outstanding (leases, pulls); how many are left at the end."""
@@ -115,7 +103,7 @@ class Worker:
         self.draining = False
         self.journal = KvJournal(parts.engine.cached_keys)
         self.control = ControlService(parts.epoch, self.journal, self.drain)
-        self.face = Face(parts.settings, parts.tokenizer, parts.engine.max_model_len, worker_key, self)
+        self.face = Face(parts, worker_key, self)
         self.grpc: GrpcServer | None = None
         self.http: HttpServer | None = None
         self.stopped = asyncio.Event()
@@ -125,15 +113,10 @@ class Worker:
         settings = self.parts.settings
         self.parts.engine.on_kv_events(self.control.publish)
         await self.leg.start()
-        self.grpc = await start_grpc(self._add_services, settings.host, settings.control_port)
+        services = (lambda server: add_WorkerServicer_to_server(self.control, server), self.leg.add_services)
+        self.grpc = await start_grpc(settings.host, settings.control_port, services)
         self.http = await serve(self.face.handle, settings.host, settings.port)
         self.parts.telemetry.transport(settings.kv.transport, self.parts.transport.negotiated)
-
-    def _add_services(self, server: Any) -> None:
-        from baton_wire.pb.control_pb2_grpc import add_WorkerServicer_to_server  # noqa: PLC0415
-
-        add_WorkerServicer_to_server(self.control, server)  # type: ignore[no-untyped-call]
-        self.leg.add_services(server)
 
     def info(self) -> WorkerInfo:
         settings, stats = self.parts.settings, self.parts.engine.stats()
@@ -176,48 +159,20 @@ class Worker:
         self.control.close()
         await self.leg.close()
         if self.grpc is not None:
-            await self.grpc.close()
+            await self.grpc.stop(0.5)
         await self.parts.engine.close()
         await self.parts.transport.close()
 
 
-def _load(settings: WorkerSettings, secret: bytes) -> Parts:
-    """Everything that takes long: the model above all. Progress goes to stdout, a line a percent."""
-    compute, kv = settings.engine, settings.kv
-    runner = TorchRunner.load(
-        settings.model_path,
-        device=compute.device,
-        dtype=compute.dtype,
-        block_tokens=kv.block_tokens,
-        num_blocks=kv.num_blocks,
-        kv_bytes=kv.kv_bytes,
-        threads=compute.threads,
-        max_model_len=compute.max_model_len,
-        progress=Progress(),
-    )
-    engine_settings = EngineSettings(
-        max_batched_tokens=compute.max_batched_tokens,
-        max_running=compute.max_running,
-        max_waiting=compute.max_waiting,
-    )
-    return Parts(
-        settings=settings,
-        epoch=secrets.token_hex(8),
-        ticket_key=derive_key(secret, "ticket"),
-        salt=tenant_salt(secret, NO_TENANT),
-        engine=NativeEngine(runner, engine_settings),
-        tokenizer=Tokenizer.load(settings.model_path),
-        transport=make_transport(kv.transport, settings.host),
-        telemetry=Telemetry(settings.model_name),
-    )
-
-
 async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: WorkerSettings) -> None:
     secret = read_secret(settings.secret_file)
-    parts = _load(settings, secret)
+    parts = load_parts(settings, secret, lambda done, total: say(progress="loading weights", done=done, total=total))
     worker = Worker(role, parts, build(parts), derive_key(secret, "worker-http").hex())
     loop = asyncio.get_running_loop()
-    await worker.start()
+    try:
+        await worker.start()
+    except OSError as error:
+        raise SettingError("host and ports", settings.host, f"cannot be listened on ({error})", "free them") from error
     drains: list[asyncio.Task[int]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: drains.append(loop.create_task(worker.drain(settings.drain_s))))

@@ -8,7 +8,7 @@ from baton_api.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class KvSettings:
+class PoolSettings:
     """The KV pool and how its blocks move. `num_blocks` wins over `kv_bytes`."""
 
     transport: str = setting("ucx", "KV transport", choices=("ucx", "ucx/tcp", "ucx/shm", "tcp", "inproc"))
@@ -24,12 +24,12 @@ class KvSettings:
 class ComputeSettings:
     """What the model runs on and how much one step takes."""
 
-    device: str = setting("auto", "torch device: auto, cpu, cuda, cuda:N")
+    device: str = setting("auto", "where the model runs: auto, cpu, cuda or cuda:INDEX")
     dtype: str = setting("auto", "compute type; auto is the checkpoint's", choices=("auto", "float32", "bfloat16"))
     threads: int | None = setting(None, "torch threads; default: torch's own choice", low=1, high=1024)
     max_batched_tokens: int = setting(512, "token budget of a step: the prefill chunk", low=1, high=2**20)
-    max_running: int = setting(128, "sequences in the running batch", low=1, high=65536)
-    max_waiting: int = setting(4096, "requests that may wait", low=1, high=2**20)
+    max_running: int = setting(64, "sequences in the running batch", low=1, high=65536)
+    max_requests: int = setting(4096, "requests held at once, waiting ones included", low=1, high=2**20)
     max_model_len: int | None = setting(None, "longest prompt plus answer; default: the model's", low=1)
 
 
@@ -47,7 +47,7 @@ class WorkerSettings:
     advertise_host: str | None = setting(None, "address others reach this worker at; default: host")
     port: int = setting(0, "HTTP port", low=0, high=65535)
     control_port: int = setting(0, "gRPC port", low=0, high=65535)
-    kv: KvSettings = setting(factory=KvSettings)
+    kv: PoolSettings = setting(factory=PoolSettings)
     engine: ComputeSettings = setting(factory=ComputeSettings)
     drain_s: float = setting(60.0, "longest a drain may take", low=0, high=3600)
     request_timeout_s: float = setting(600.0, "longest a request may take", low=1, high=86400)
