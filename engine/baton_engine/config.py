@@ -161,11 +161,11 @@ def _rope(config: Mapping[str, Any]) -> RopeConfig:
     if kind == "linear":
         return RopeConfig("linear", theta, _rope_number(raw, "factor"))
     if kind == "llama3":
-        original = raw.get("original_max_position_embeddings", config.get("max_position_embeddings"))
+        original = _positive(raw, "original_max_position_embeddings", _positive(config, "max_position_embeddings"))
         low, high = _rope_number(raw, "low_freq_factor"), _rope_number(raw, "high_freq_factor")
         if not low < high:
             raise SettingError("rope high_freq_factor", high, f"is not above low_freq_factor {low}", "mend config.json")
-        return RopeConfig("llama3", theta, _rope_number(raw, "factor"), low, high, int(original))
+        return RopeConfig("llama3", theta, _rope_number(raw, "factor"), low, high, original)
     raise SettingError(
         "rope_type",
         kind,

@@ -85,10 +85,10 @@ class StagedBlockStore:
         self.pool = KvPool(layout, torch.zeros(elements, dtype=torch_dtype(layout.dtype), device=device))
         self._slabs: dict[int, Tensor] = {}
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def view(self, block_id: int) -> memoryview:
-        return memoryview(self._host(_checked(block_id, self.num_blocks)).numpy())
+        return self._host(_checked(block_id, self.num_blocks)).numpy().data
 
     def before_send(self, block_ids: Sequence[int]) -> None:
         self._copy([(self._host(block), self._device_bytes(block)) for block in block_ids])

@@ -50,7 +50,7 @@ class Model:
         if norm is not None:
             turned = self._norm(turned, norm)
         qkv[:, : heads + kv_heads] = rotate(turned, cos, sin)
-        return qkv[:, :heads], qkv[:, heads:].unflatten(1, (2, kv_heads))
+        return qkv[:, :heads], qkv[:, heads:].view(-1, 2, kv_heads, self._config.head_dim)
 
     def _mlp(self, layer: LayerWeights, x: Tensor) -> Tensor:
         gate, up = F.linear(x, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)

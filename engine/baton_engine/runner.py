@@ -79,6 +79,8 @@ class TorchRunner:
         A slice must own the blocks it writes: a partly written last block that it begins is zeroed first.
         Raises InternalError when the logits are not finite.
         """
+        if not slices:
+            return []
         order = sorted(range(len(slices)), key=lambda i: _row_order(slices[i]))
         ordered = [slices[i] for i in order]
         logits = self._forward(ordered)
@@ -86,10 +88,8 @@ class TorchRunner:
         rows = [row for row, piece in enumerate(drawing) for _ in piece.draws]
         draws = [draw for piece in drawing for draw in piece.draws]
         tokens = iter(draw_tokens(logits, rows, draws, self.eos_token_ids) if draws else ())
-        results: list[list[SampledToken]] = [[] for _ in slices]
-        for i in order:
-            results[i] = [next(tokens) for _ in slices[i].draws]
-        return results
+        by_slice = {i: [next(tokens) for _ in slices[i].draws] for i in order}
+        return [by_slice[i] for i in range(len(slices))]
 
     @torch.inference_mode()
     def logits(self, slices: Sequence[Slice]) -> Tensor:
@@ -97,7 +97,7 @@ class TorchRunner:
         order = sorted(range(len(slices)), key=lambda i: _row_order(slices[i]))
         logits = self._forward([slices[i] for i in order])
         drawing = [i for i in order if slices[i].draws]
-        return logits[torch.tensor(sorted(range(len(drawing)), key=drawing.__getitem__), device=logits.device)]
+        return logits[self._to_device(sorted(range(len(drawing)), key=drawing.__getitem__))]
 
     @torch.inference_mode()
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -173,19 +173,19 @@ def _kept_counts(ranked: Tensor, totals: Tensor, draws: Sequence[Draw], vocab: i
     More than `width` means: at least that many, the exact number needs a wider `ranked`. `totals` [rows] float64 is
     the weight of the whole vocabulary.
     """
-    column = {"dtype": torch.float64, "device": ranked.device}
-    width = ranked.shape[1]
+    device, width = ranked.device, ranked.shape[1]
     weights = _weights(ranked, ranked[:, :1])
-    top_k = torch.tensor([min(vocab, _top_k(draw.params, vocab)) for draw in draws], device=ranked.device)
-    min_p = torch.tensor([draw.params.min_p for draw in draws], **column)
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    top_k = torch.tensor([min(vocab, _top_k(draw.params, vocab)) for draw in draws], device=device)
+    min_p = torch.tensor([draw.params.min_p for draw in draws], dtype=torch.float64, device=device)
+    top_p = torch.tensor([draw.params.top_p for draw in draws], dtype=torch.float64, device=device)
     by_min_p = (weights >= min_p[:, None]).sum(1)
     by_min_p = torch.where(by_min_p == width, vocab, by_min_p)
     most = torch.minimum(top_k, by_min_p)
-    cumulative = weights.cumsum(1, dtype=torch.float64)
-    mass = torch.where(most < width + 1, cumulative.gather(1, most.clamp(max=width)[:, None] - 1)[:, 0], totals)
-    top_p = torch.tensor([draw.params.top_p for draw in draws], **column)
+    mass = torch.where(most > width, totals, cumulative.gather(1, most.clamp(max=width)[:, None] - 1)[:, 0])
     by_top_p = (cumulative < (top_p * mass)[:, None]).sum(1) + 1
-    return torch.where(top_p < 1, torch.minimum(most, by_top_p), most)
+    mass_is_known = (most <= width) | (min_p == 0)
+    return torch.where((top_p < 1) & mass_is_known, torch.minimum(most, by_top_p), most)
 
 
 def _with_logprobs(raw: Tensor, draws: Sequence[Draw], token_ids: list[int]) -> list[SampledToken]:

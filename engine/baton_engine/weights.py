@@ -108,7 +108,7 @@ class _Allocator:
     def fused(self, sizes: dict[str, int], *columns: int) -> Tensor:
         """A tensor [sum of sizes, *columns]; each name fills as many rows as its size says, in order."""
         whole = torch.empty((sum(sizes.values()), *columns), dtype=self._dtype, device=self._device)
-        for name, part in zip(sizes, whole.split(list(sizes.values())), strict=True):
+        for name, part in zip(sizes, torch.split(whole, list(sizes.values())), strict=True):
             self._places[name] = part
         return whole
 

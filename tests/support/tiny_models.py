@@ -65,6 +65,8 @@ class TinyModel:
     vocab: int = 640
     max_position: int = 1024
     tied: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
     rope: dict[str, Any] | None = field(default=None, hash=False)
     rope_theta: float = 10000.0
     dtype: str = "float32"
@@ -92,6 +94,8 @@ class TinyModel:
         }
         if self.family != "qwen2":
             shape["head_dim"] = self.head_dim or self.hidden // self.heads
+        if self.family == "llama":
+            shape |= {"attention_bias": self.attention_bias, "mlp_bias": self.mlp_bias}
         kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[self.family]
         return kind(**shape)
 
