@@ -131,6 +131,8 @@ def _row_order(piece: Slice) -> tuple[bool, int]:
 
 
 def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingError("device", name, "is not there", "use cpu, or check the driver and torch's CUDA build")
