@@ -18,6 +18,9 @@ class TensorSettings:
     kv_bytes: int = setting(GIB, "bytes of KV cache; num_blocks wins when both are given", low=1)
     num_blocks: int | None = setting(None, "blocks of KV cache", low=1)
     max_model_len: int | None = setting(None, "longest prompt plus output in tokens; default: the model's own", low=1)
+    packed_weights_bytes: int = setting(
+        4 * GIB, "bytes for second copies of weights that make small batches faster on a CPU; 0 for none", low=0
+    )
     threads: int | None = setting(None, "threads of one tensor operation on a CPU; default: torch's", low=1)
 
     def blocks(self, block_bytes: int) -> int:
