@@ -6,7 +6,7 @@ import asyncio
 import enum
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, InternalError, NoCapacity, TooLarge
@@ -71,6 +71,9 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         return self._server.closing
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
 
     @property
     def date_line(self) -> str:
@@ -277,7 +280,7 @@ class Connection(asyncio.Protocol):
     # Ends
 
     def _refuse(self, error: BatonError) -> None:
-        """Answers what never became a request, and lingers: a close with unread bytes is a reset that eats the answer."""
+        """Answers what never became a request and lingers: a close with unread bytes is a reset that eats the answer."""
         body = error_body(error)
         framing = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{self.date_line}connection: close\r\n"

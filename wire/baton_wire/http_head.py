@@ -8,6 +8,7 @@ targets, no upgrades.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([0
 # RFC 9110 section 5.6.2 less `_`; values of section 5.5 with obs-text.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 _FORBIDDEN_BYTE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)|\r\n[ \t]")
+# Splits what _FIELDS has accepted; the value ends before its trailing whitespace.
+_NAME_AND_VALUE = re.compile(r"([^:]++):[\t ]*+([^\t\r ]*+(?:[\t ]++[^\t\r ]++)*+)[^\r]*+\r\n")
 _HOST = re.compile(r"(?:[A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _SINGLE = ("host", "content-length", "transfer-encoding", "expect")
@@ -49,7 +52,7 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
         raise BadRequest(f"request target exceeds {limits.max_target_bytes} bytes", code="target_too_long")
     if _FIELDS.fullmatch(head, line.end()) is None:
         raise BadRequest(_why_not_fields(head[line.end() :]), code="malformed_header")
-    headers, repeated = _collect(head[line.end() : -4].decode("latin-1"), limits.max_headers)
+    headers, repeated = _collect(head[line.end() : -2].decode("latin-1"), limits.max_headers)
     for name in repeated:
         if name in _SINGLE:
             raise BadRequest(f"header {name} is repeated", code="repeated_header")
@@ -57,22 +60,22 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
 
 
 def _collect(section: str, max_headers: int) -> tuple[dict[str, str], tuple[str, ...]]:
-    headers: dict[str, str] = {}
-    repeated: tuple[str, ...] = ()
-    if not section:
-        return headers, repeated
-    lines = section.split("\r\n")
-    if len(lines) > max_headers:
+    """Fields by lower-case name, and the names that came more than once."""
+    fields = _NAME_AND_VALUE.findall(section)
+    if len(fields) > max_headers:
         raise HeadersTooLarge(f"more than {max_headers} header fields")
-    for line in lines:
-        name, _, value = line.partition(":")
-        name = name.lower()
-        if name in headers:
-            repeated += (name,)
-            headers[name] += ", " + value.strip(" \t")
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) == len(fields):
+        return headers, ()
+    joined: dict[str, str] = {}
+    repeated: list[str] = []
+    for name, value in ((name.lower(), value) for name, value in fields):
+        if name in joined:
+            repeated.append(name)
+            joined[name] += ", " + value
         else:
-            headers[name] = value.strip(" \t")
-    return headers, repeated
+            joined[name] = value
+    return joined, tuple(repeated)
 
 
 def _framed(method: str, target: str, http11: bool, headers: dict[str, str]) -> RequestHead:
@@ -95,8 +98,13 @@ def _check_host(host: str | None, http11: bool) -> None:
     if host is None:
         if http11:
             raise BadRequest("header host is missing", code="missing_host")
-    elif _HOST.fullmatch(host) is None:
+    elif not _is_host(host):
         raise BadRequest("header host is malformed", code="malformed_host")
+
+
+@functools.lru_cache(maxsize=256)
+def _is_host(value: str) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def _check_chunked(headers: dict[str, str], http11: bool) -> None:
