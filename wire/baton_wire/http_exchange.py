@@ -29,8 +29,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "_gone_callbacks", "_head", "_keep_alive", "_no_body", "_opening", "_pause", "_remaining_bytes", "_resume",
-        "body", "ended", "gone", "headers", "method", "path", "peer", "query", "started", "target",
+        "_connection", "_gone_callbacks", "_head", "_keep_alive", "_no_body", "_opening", "_pause", "_remaining_bytes",
+        "_resume", "body", "ended", "gone", "headers", "method", "path", "peer", "query", "started", "target",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: RequestHead, body: bytes) -> None:
@@ -101,7 +101,7 @@ class Exchange:
         self._connection.call_soon(self._flush)
 
     def write(self, data: bytes) -> None:
-        """One chunk. Dropped once the client is gone; raises RuntimeError before `start` and beyond a declared length."""
+        """One chunk. Dropped once the client is gone. RuntimeError before `start` or past a declared length."""
         if self.gone or self.ended or self._no_body or not data:
             return
         if not self.started:
@@ -125,7 +125,7 @@ class Exchange:
             raise ClientGone("the client closed the connection")
 
     def end(self) -> None:
-        """Completes a started answer, or breaks it off if it is short of its declared length; a second call does nothing.
+        """Completes a started answer, or breaks it off short of its declared length. A second call does nothing.
 
         Raises RuntimeError before `start`.
         """

@@ -21,8 +21,6 @@ _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([0
 # RFC 9110 section 5.6.2 less `_`; values of section 5.5 with obs-text.
 _FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 _FORBIDDEN_BYTE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)|\r\n[ \t]")
-# Splits what _FIELDS has accepted; the value ends before its trailing whitespace.
-_NAME_AND_VALUE = re.compile(r"([^:]++):[\t ]*+([^\t\r ]*+(?:[\t ]++[^\t\r ]++)*+)[^\r]*+\r\n")
 _HOST = re.compile(r"(?:[A-Za-z0-9._\-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{1,5})?")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _SINGLE = ("host", "content-length", "transfer-encoding", "expect")
@@ -52,7 +50,7 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
         raise BadRequest(f"request target exceeds {limits.max_target_bytes} bytes", code="target_too_long")
     if _FIELDS.fullmatch(head, line.end()) is None:
         raise BadRequest(_why_not_fields(head[line.end() :]), code="malformed_header")
-    headers, repeated = _collect(head[line.end() : -2].decode("latin-1"), limits.max_headers)
+    headers, repeated = _collect(head[line.end() : -4].decode("latin-1"), limits.max_headers)
     for name in repeated:
         if name in _SINGLE:
             raise BadRequest(f"header {name} is repeated", code="repeated_header")
@@ -61,21 +59,22 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
 
 def _collect(section: str, max_headers: int) -> tuple[dict[str, str], tuple[str, ...]]:
     """Fields by lower-case name, and the names that came more than once."""
-    fields = _NAME_AND_VALUE.findall(section)
-    if len(fields) > max_headers:
+    headers: dict[str, str] = {}
+    repeated: tuple[str, ...] = ()
+    if not section:
+        return headers, repeated
+    lines = section.split("\r\n")
+    if len(lines) > max_headers:
         raise HeadersTooLarge(f"more than {max_headers} header fields")
-    headers = {name.lower(): value for name, value in fields}
-    if len(headers) == len(fields):
-        return headers, ()
-    joined: dict[str, str] = {}
-    repeated: list[str] = []
-    for name, value in ((name.lower(), value) for name, value in fields):
-        if name in joined:
-            repeated.append(name)
-            joined[name] += ", " + value
+    for line in lines:
+        name, _, value = line.partition(":")
+        name = name.lower()
+        if name in headers:
+            repeated += (name,)
+            headers[name] += ", " + value.strip(" \t")
         else:
-            joined[name] = value
-    return joined, tuple(repeated)
+            headers[name] = value.strip(" \t")
+    return headers, repeated
 
 
 def _framed(method: str, target: str, http11: bool, headers: dict[str, str]) -> RequestHead:
@@ -122,9 +121,12 @@ def _content_length(value: str | None) -> int:
     return int(value)
 
 
-def check_partial_head(partial: bytes) -> None:
-    """Raises BadRequest for what cannot become a head (a TLS hello, bare LF), so that nobody waits for its end."""
-    if _FORBIDDEN_BYTE.search(partial) is not None or not (b"A"[0] <= partial[0] <= b"Z"[0]):
+def check_partial_head(partial: bytes, checked_bytes: int) -> None:
+    """Raises BadRequest for what cannot become a head (a TLS hello, bare LF), so that nobody waits for its end.
+
+    `checked_bytes` of it have been seen before: a head that dribbles in must not be read over and over.
+    """
+    if _FORBIDDEN_BYTE.search(partial, max(0, checked_bytes - 2)) is not None or not (b"A"[0] <= partial[0] <= b"Z"[0]):
         raise BadRequest("not an HTTP/1.1 request head", code="malformed_head")
 
 
