@@ -11,7 +11,7 @@ from baton_api.errors import BatonError, DeadlineExceeded
 
 Headers = Sequence[tuple[str, str]]
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status >= 200}
 # The server alone says what decides framing and connection life; so a relay may pass an upstream's headers whole.
 _OURS = frozenset(
     {
