@@ -25,7 +25,8 @@ log = logging.getLogger("baton.gateway")
 MODEL_PREFIX = "/v1/models/"
 LONG_PROMPT = 1 << 20
 
-Serve = Callable[[Exchange, Visitor], Awaitable[None]]
+Serve = Callable[[Exchange, Visitor], Awaitable[int]]
+"""Answers with the status it returns, or raises BatonError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class App:
         """One request, counted; a client that leaves cancels it."""
         task = asyncio.current_task()
         assert task is not None
-        exchange.on_gone(task.cancel)
+        exchange.on_gone(lambda: _cancel(task))
         telemetry, start_s = self._parts.telemetry, self._parts.now()
         visitor = Visitor("", request_id(exchange.headers, self._parts.draw(12).hex()))
         route, outcome = "unknown", (499, "client_gone")
@@ -66,8 +67,8 @@ class App:
             route, handler = self._find(exchange)
             if handler.needs_key:
                 visitor = Visitor(self._keys.tenant(exchange.headers), visitor.request_id)
-            await handler.serve(exchange, visitor)
-            outcome = (200, "ok")
+            status = await handler.serve(exchange, visitor)
+            outcome = (status, "ok" if status == 200 else "from_worker")
         except BatonError as error:
             outcome = (error.http_status, label(error.code or error.reason))
             refuse(exchange, error, visitor.request_id)
@@ -94,20 +95,20 @@ class App:
             raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only")
         return path, handler
 
-    async def _generate(self, exchange: Exchange, visitor: Visitor) -> None:
+    async def _generate(self, exchange: Exchange, visitor: Visitor) -> int:
         if self.draining:
             raise NoCapacity("this gateway is shutting down", code="rejected-shutting-down", retry_after_s=1.0)
-        await flow.serve(self._parts, exchange, visitor)
+        return await flow.serve(self._parts, exchange, visitor)
 
-    async def _models(self, exchange: Exchange, visitor: Visitor) -> None:
+    async def _models(self, exchange: Exchange, visitor: Visitor) -> int:
         models = [self._described()] if self._parts.registry.model else []
-        _say(exchange, {"object": "list", "data": models}, visitor)
+        return _say(exchange, {"object": "list", "data": models}, visitor)
 
-    async def _model(self, exchange: Exchange, visitor: Visitor) -> None:
+    async def _model(self, exchange: Exchange, visitor: Visitor) -> int:
         name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
         if name != self._parts.registry.model:
             raise NotFound(f"model {name[:64]!r} is not served here", param="model", code="model_not_found")
-        _say(exchange, self._described(), visitor)
+        return _say(exchange, self._described(), visitor)
 
     def _described(self) -> dict[str, object]:
         lengths = [worker.info.max_model_len for worker in self._parts.registry.routable()]
@@ -119,10 +120,10 @@ class App:
             "max_model_len": max(lengths, default=None),
         }
 
-    async def _health(self, exchange: Exchange, visitor: Visitor) -> None:
-        _say(exchange, {"status": "ok"}, visitor)
+    async def _health(self, exchange: Exchange, visitor: Visitor) -> int:
+        return _say(exchange, {"status": "ok"}, visitor)
 
-    async def _ready(self, exchange: Exchange, visitor: Visitor) -> None:
+    async def _ready(self, exchange: Exchange, visitor: Visitor) -> int:
         """Whether a request of any length would find its workers now."""
         if self.draining:
             raise NoCapacity("draining", code="rejected-shutting-down", retry_after_s=1.0)
@@ -134,12 +135,13 @@ class App:
             raise NoCapacity(found.message, code=found.reason, retry_after_s=found.retry_after_s)
         if policy.mode == "disaggregated" and found.prefill is None:
             raise NoCapacity("no prefill worker is ready", code="no_prefill_worker", retry_after_s=1.0)
-        _say(exchange, {"status": "ready", "workers": len(workers)}, visitor)
+        return _say(exchange, {"status": "ready", "workers": len(workers)}, visitor)
 
-    async def _metrics(self, exchange: Exchange, visitor: Visitor) -> None:
+    async def _metrics(self, exchange: Exchange, visitor: Visitor) -> int:
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
         exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
+        return 200
 
 
 def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
@@ -157,5 +159,10 @@ def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
     exchange.respond(error.http_status, body, headers)
 
 
-def _say(exchange: Exchange, answer: object, visitor: Visitor) -> None:
+def _say(exchange: Exchange, answer: object, visitor: Visitor) -> int:
     exchange.respond(200, json.dumps(answer).encode(), [("x-request-id", visitor.request_id)])
+    return 200
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()

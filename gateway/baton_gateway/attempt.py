@@ -103,9 +103,7 @@ class Attempt:
             return
         error = prefill.error
         if prefill.head is not None and prefill.head.status in _NOT_TAKEN:
-            error = WorkerProtocolError(
-                f"prefill answered {prefill.head.status}", code=f"status_{prefill.head.status}"
-            )
+            error = WorkerProtocolError(f"prefill answered {prefill.head.status}", code=f"status_{prefill.head.status}")
         elif error is None or error.code != "connect_failed":
             return
         self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)

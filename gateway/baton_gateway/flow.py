@@ -33,7 +33,7 @@ from .legs import Handing, Prompt, decode_body, prefill_body, ticket_for
 from .registry import Registry
 from .routing import pick
 from .settings import GatewaySettings
-from .telemetry import Telemetry
+from .telemetry import Telemetry, label
 from .timeline import Timeline
 from .tokenising import Asked, Tokeniser
 
@@ -91,8 +91,8 @@ class Job:
     failures: list[Failure] = field(default_factory=list)
 
 
-async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> None:
-    """Answers `exchange`. Raises BatonError; if the answer has started by then, the caller breaks it off."""
+async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
+    """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
     fields, asked = read(exchange)
     check_model(parts.registry, asked)
@@ -109,7 +109,7 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> None:
             job = Job(exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
             async with parts.admission.slot():
                 timeline.lap("queue", parts.now())
-                await answer(parts, exchange, job, visitor.request_id)
+                return await answer(parts, exchange, job, visitor.request_id)
     except TimeoutError:
         raise DeadlineExceeded(f"not answered in {parts.settings.request_timeout_s:g} s") from None
 
@@ -138,10 +138,10 @@ def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt)
         )
 
 
-async def answer(parts: Parts, exchange: Exchange, job: Job, request_id: str) -> None:
+async def answer(parts: Parts, exchange: Exchange, job: Job, request_id: str) -> int:
     attempt = await first_answer(parts, job)
     try:
-        await deliver(parts, exchange, job, attempt, request_id)
+        return await deliver(parts, exchange, job, attempt, request_id)
     finally:
         parts.attempts.discard(attempt)
         attempt.abort()
@@ -238,9 +238,7 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
     prefill = None
     if route.prefill is not None:
         url = route.prefill.url
-        prefill = LegRequest(
-            url, job.path, prefill_body(job.fields, job.prompt, handing), job.headers, len(job.prompt)
-        )
+        prefill = LegRequest(url, job.path, prefill_body(job.fields, job.prompt, handing), job.headers, len(job.prompt))
         parts.index.record(job.prompt.keys(route.prefill.info.block_tokens), url)
     parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
@@ -248,8 +246,8 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
     return attempt
 
 
-async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt, request_id: str) -> None:
-    """Passes the decode leg's answer on, streamed or whole."""
+async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt, request_id: str) -> int:
+    """Passes the decode leg's answer on, streamed or whole; returns its status."""
     head = attempt.head
     job.timeline.answered(head.headers.get("server-timing", ""), parts.now())
     observe_first_token(parts, job)
@@ -266,6 +264,7 @@ async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt, 
         exchange.respond(head.status, body, headers, content_type)
         usage = usage_of(body) if head.status == 200 else None
     count_tokens(parts, job, usage)
+    return head.status
 
 
 async def stream(
@@ -286,7 +285,7 @@ async def stream(
 def observe_first_token(parts: Parts, job: Job) -> None:
     parts.telemetry.observe("baton_gateway_ttft_seconds", job.timeline.total_s, job.asked.model)
     for span in job.timeline.spans:
-        parts.telemetry.observe("baton_gateway_stage_seconds", span.duration_s, span.name)
+        parts.telemetry.observe("baton_gateway_stage_seconds", span.duration_s, label(span.name))
 
 
 def count_tokens(parts: Parts, job: Job, usage: dict[str, Any] | None) -> None:

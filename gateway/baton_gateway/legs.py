@@ -22,8 +22,7 @@ _NOT_FOR_PREFILL = frozenset({"stream", "stream_options", "max_completion_tokens
 
 
 class Prompt:
-    """A tokenised prompt of one tenant, with its block keys for the block sizes in the fleet (counted once each) and its
-    ids encoded once for both legs."""
+    """A tokenised prompt of one tenant: block keys worked out once per block size, ids encoded once for both legs."""
 
     __slots__ = ("_digests", "_keys", "ids_json", "salt", "token_ids")
 

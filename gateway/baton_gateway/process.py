@@ -19,7 +19,6 @@ from pathlib import Path
 
 import prometheus_client
 import uvloop
-
 from baton_api.errors import BatonError, SettingError, WorkerProtocolError
 from baton_api.settings import parse
 from baton_wire.http_client import HttpClient
@@ -44,7 +43,7 @@ MIN_SECRET_BYTES = 32
 def run(argv: Sequence[str]) -> int:
     """The process's main. Exit code 2 for a bad setting, which is named on stderr."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         settings = read_settings(argv)
         secret = read_secret(settings.secret_file, os.environ)
