@@ -159,7 +159,7 @@ class ModelSpec:
     engine: EngineSpec = setting(description="what computes", factory=EngineSpec)
     mode: str = setting(
         "auto",
-        "disaggregated: prompts are prefilled remotely; aggregated: decode workers only; auto: as each prompt wants",
+        "auto: a prefill worker is used when there is one; disaggregated: not ready without; aggregated: decode only",
         choices=("auto", "disaggregated", "aggregated"),
     )
     prefill: PoolSpec | None = setting(None, "the prefill pool; default: one worker, none when aggregated")
