@@ -9,6 +9,7 @@
     +-- MethodNotAllowed       405
     +-- ClientTooSlow          408
     +-- TooLarge               413
+    +-- ExpectationFailed      417
     +-- HeadersTooLarge        431
     +-- Overloaded             429, Retry-After
     +-- InternalError          500
@@ -102,6 +103,12 @@ class TooLarge(BatonError):
     http_status = 413
     type = "invalid_request_error"
     reason = "request_too_large"
+
+
+class ExpectationFailed(BatonError):
+    http_status = 417
+    type = "invalid_request_error"
+    reason = "expectation_failed"
 
 
 class HeadersTooLarge(BatonError):

@@ -1,1 +1,8 @@
-"""HTTP/1.1 server and client on httptools, SSE, gRPC stubs generated from wire/proto."""
+"""HTTP/1.1 server and client on asyncio protocols, SSE, a gRPC shell and the stubs generated from wire/proto.
+
+Belongs here: bytes to requests and back, framing, limits, connection life, back-pressure.
+Does not belong here: routes, JSON bodies other than the error body, authentication, TLS (a proxy ends it), HTTP/2.
+
+A request's way through the server: `http_connection` cuts the head off and has `http_head` judge it, collects the body
+(`http_body`), hands an `http_exchange.Exchange` to the handler, and takes the next request when that one is answered.
+"""

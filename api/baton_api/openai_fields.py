@@ -1,0 +1,109 @@
+"""Which request fields are used, accepted without effect, accepted only when off, or refused. Pure.
+
+Source of the names: openai/openai-openapi 2.3.0 (chat and completions) and vLLM's documented extensions. A field that
+stands in none of these tables is refused by name, so nothing a client asks for is ever dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import BadRequest
+
+_SAMPLING = (
+    *("model", "max_tokens", "n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "min_tokens", "logprobs"),
+    *("include_stop_str_in_output", "skip_special_tokens", "stream", "stream_options", "cache_salt"),
+    "return_token_ids",
+)
+INTERNAL = frozenset({"prompt_token_ids", "kv_transfer_params"})
+CHAT_USED = frozenset({*_SAMPLING, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"})
+COMPLETION_USED = frozenset({*_SAMPLING, "prompt"})
+
+# Accepted and without effect, by the type they must have. Documented in docs/api.md.
+_IGNORED: Mapping[str, type] = {
+    "user": str,
+    "safety_identifier": str,
+    "prompt_cache_key": str,
+    "prompt_cache_retention": str,
+    "prompt_cache_options": dict,
+    "metadata": dict,
+    "parallel_tool_calls": bool,
+}
+
+# Accepted only with a value that asks for nothing.
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "early_stopping": (False,),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "logits_processors": (),
+    "priority": (0,),
+    "best_of": (1,),
+    "return_tokens_as_token_ids": (False,),
+    "spaces_between_special_tokens": (True,),
+    "echo": (False,),
+}
+_CHAT_OFF: Mapping[str, tuple[Any, ...]] = {
+    **_OFF,
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "documents": (),
+    "chat_template": (),
+}
+_COMPLETION_OFF: Mapping[str, tuple[Any, ...]] = {**_OFF, "suffix": ("",), "add_special_tokens": (True,)}
+
+
+def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
+    """The fields of `body` that are used, without those that are null.
+
+    Raises BadRequest naming the first field that is unknown, unsupported or of the wrong type.
+    """
+    if not isinstance(body, dict):
+        raise BadRequest("the body is not a JSON object")
+    used = (CHAT_USED if chat else COMPLETION_USED) | (INTERNAL if internal else frozenset())
+    off = _CHAT_OFF if chat else _COMPLETION_OFF
+    for name, value in body.items():
+        if name not in used:
+            _check_unused(name, value, off)
+    return {name: body[name] for name in body if name in used and body[name] is not None}
+
+
+def _check_unused(name: Any, value: Any, off: Mapping[str, tuple[Any, ...]]) -> None:
+    if name in INTERNAL:
+        raise BadRequest(f"{name} is set by the gateway only; leave it out", param=name)
+    if name in _IGNORED:
+        if value is not None and not isinstance(value, _IGNORED[name]):
+            raise BadRequest(f"{name} must be of type {_IGNORED[name].__name__}", param=name)
+    elif name not in off:
+        shown = str(name)[:64]
+        raise BadRequest(f"{shown!r} is not a field of this request; leave it out", param=shown, code="unknown_field")
+    elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
+        accepted = " or ".join(["null", *(repr(none) for none in off[name])])
+        raise BadRequest(
+            f"{name} is not supported here beyond {accepted}; leave it out", param=name, code="unsupported_value"
+        )

@@ -1,0 +1,288 @@
+"""Which tokens of which sequences the next step computes, and what the step's tokens mean. Pure.
+
+Continuous batching with a token budget per step: decodes first, then prompts in chunks, oldest first, then admission,
+first come, first served. A sequence is admitted when blocks for all its tokens so far are there; when a decode finds no
+block, the newest sequence that no other worker reads is preempted and computes its tokens again later. The oldest
+sequence therefore always advances, and every request ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import asdict
+
+from baton_api.blocks import blocks_for
+from baton_api.errors import BatonError, WorkerProtocolError
+from baton_api.sampling import SampledToken
+
+from .block_pool import BlockPool
+from .limits import Limits
+from .nouns import (
+    Computed,
+    EngineEvent,
+    EngineStats,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Leg,
+    PrefillDone,
+    Reserved,
+    Sampled,
+)
+from .sequence import Job, Sequence, State
+from .step import BlockCopy, Counters, Draft, Step
+from .table import SequenceTable
+
+
+class Scheduler:
+    """Commands (submit, land, ...), then schedule() and commit() or fail(), from one thread. Commands for unknown
+    requests are ignored: the request may have ended meanwhile."""
+
+    def __init__(self, pool: BlockPool, block_tokens: int, limits: Limits, max_batched_tokens: int) -> None:
+        self._table = SequenceTable(pool, block_tokens)
+        self._pool = pool
+        self._block_tokens = block_tokens
+        self._limits = limits
+        self._max_batched_tokens = max_batched_tokens
+        self._arrivals = 0
+        self.counters = Counters()
+
+    # Commands
+
+    def submit(self, request: GenerateRequest, now_s: float) -> None:
+        """Queues a request that passed Limits.check()."""
+        self._arrivals += 1
+        job = Job(request, self._arrivals, now_s, set(range(request.sampling.n)), awaits_pull=request.leg is Leg.DECODE)
+        self._table.add(job)
+
+    def land(self, request_id: str, first: Seq[SampledToken]) -> None:
+        """DECODE: the reserved blocks hold the prompt's KV, and `first` are the choices' first tokens."""
+        job = self._table.jobs.get(request_id)
+        if job is None:
+            return
+        stem = job.sequences.get(0)
+        if stem is None or stem.state is not State.PULLING or len(first) != job.request.sampling.n:
+            why = f"land() with {len(first)} tokens does not fit request {request_id}"
+            self.fail([request_id], WorkerProtocolError(why))
+            return
+        held = stem.computed
+        self.counters.prompt_tokens_transferred += job.prompt_tokens - held
+        job.cached_tokens, job.awaits_pull = job.prompt_tokens, False
+        stem.computed, stem.state = job.prompt_tokens, State.RUNNING
+        self._table.register(stem)
+        self._fork(stem, first)
+
+    def recompute(self, request_id: str) -> None:
+        """DECODE: compute the prompt here, from the blocks held in the prefix cache."""
+        job = self._table.jobs.get(request_id)
+        if job is None or not job.awaits_pull:
+            return
+        job.awaits_pull = False
+        stem = job.sequences[0]
+        if stem.state is not State.PULLING:
+            return
+        stem.state = State.RUNNING
+        if not stem.remaining:
+            # The last token must be computed for its logits, but not in a block that others may be reading.
+            self._pool.release([stem.blocks.pop()])
+            stem.computed -= self._block_tokens
+            stem.registered -= 1
+            self.counters.prompt_tokens_cached -= self._block_tokens
+        job.cached_tokens = stem.computed
+
+    def release(self, request_id: str) -> None:
+        """PREFILL: nobody will read the blocks any more."""
+        job = self._table.jobs.get(request_id)
+        if job is not None and job.request.leg is Leg.PREFILL:
+            self._table.end(job, Finished())
+
+    def stop_choice(self, request_id: str, choice: int) -> None:
+        """The choice is over; the request, with its last choice."""
+        job = self._table.jobs.get(request_id)
+        if job is None or choice not in job.open:
+            return
+        if job.forked and choice in job.sequences:
+            self._table.drop(job.sequences[choice])
+        self._close_choice(job, choice)
+
+    def abort(self, request_id: str) -> None:
+        job = self._table.jobs.get(request_id)
+        if job is not None:
+            self._table.end(job, Finished())
+
+    def fail(self, request_ids: Iterable[str], error: BatonError) -> None:
+        """Ends these requests. The content of their blocks is not trusted any more: none stays findable."""
+        for request_id in request_ids:
+            job = self._table.jobs.get(request_id)
+            if job is not None:
+                for sequence in job.sequences.values():
+                    self._pool.forget(sequence.blocks)
+                self._table.end(job, Failed(error))
+
+    def fail_all(self, error: BatonError) -> None:
+        """Ends every request and forgets the prefix cache."""
+        self._pool.clear()
+        self.fail(list(self._table.jobs), error)
+
+    # A step
+
+    def schedule(self, now_s: float) -> Step:
+        """The next step; one without work means that nothing can advance before the next command."""
+        draft = Draft(self._max_batched_tokens)
+        runnable = [sequence for sequence in self._table.admitted if sequence.state is State.RUNNING]
+        for sequence in sorted(runnable, key=lambda each: each.remaining > 1):
+            if draft.budget_tokens and sequence.state is State.RUNNING:
+                self._continue(sequence, draft)
+        if not (draft.preempted and draft.work):
+            self._admit(draft, now_s)
+        self.counters.steps += bool(draft.work)
+        return Step(tuple(draft.work))
+
+    def commit(self, step: Step, results: Seq[Seq[SampledToken]], now_s: float) -> None:
+        """Takes in the tokens that the runner drew for `step`."""
+        for work, drawn in zip(step.work, results, strict=True):
+            sequence, job = work.sequence, work.sequence.job
+            sequence.computed += work.count
+            job.chunks += not job.forked
+            self._table.register(sequence)
+            if job.request.leg is Leg.PREFILL:
+                self._prefilled(sequence, drawn, now_s)
+            elif drawn and not job.forked:
+                self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
+                self._fork(sequence, drawn)
+            elif drawn:
+                self._append(sequence, drawn[0])
+
+    def take_events(self) -> list[tuple[str, EngineEvent]]:
+        """(request id, event) since the last call, in order."""
+        return self._table.take_events()
+
+    def take_copies(self) -> list[BlockCopy]:
+        """Copies to make before anything else touches the blocks: after each command and each commit()."""
+        return self._table.take_copies()
+
+    # What is known
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when blocks do not add up (I3) or a block being pulled into is not its own (I5)."""
+        self._table.check_invariants()
+
+    def stats(self) -> EngineStats:
+        running = {sequence.job for sequence in self._table.admitted if sequence.state is State.RUNNING}
+        return EngineStats(
+            running=len(running),
+            waiting=len(self._table.jobs) - len(running) - len(self._table.pinned),
+            total_blocks=self._pool.num_blocks,
+            free_blocks=self._pool.free_blocks,
+            cached_blocks=self._pool.cached_blocks,
+            **asdict(self.counters),
+        )
+
+    # Deciding
+
+    def _continue(self, sequence: Sequence, draft: Draft) -> None:
+        count = draft.count_for(sequence)
+        needed = blocks_for(sequence.computed + count, self._block_tokens) - len(sequence.blocks)
+        while not self._pool.can_allocate(needed):
+            victim = self._victim(draft)
+            self._table.preempt(victim)
+            self.counters.preemptions += 1
+            draft.preempted = True
+            if victim is sequence:
+                return
+        sequence.blocks += self._pool.allocate(max(needed, 0))
+        draft.take(sequence, count)
+
+    def _victim(self, draft: Draft) -> Sequence:
+        return next(
+            sequence
+            for sequence in reversed(self._table.admitted)
+            if sequence.state is State.RUNNING and not sequence.job.pinned and sequence not in draft.scheduled
+        )
+
+    def _admit(self, draft: Draft, now_s: float) -> None:
+        slots = self._limits.max_running - sum(sequence.job.width for sequence in self._table.admitted)
+        while self._table.waiting:
+            sequence = self._table.waiting[0]
+            job = sequence.job
+            slots -= job.width
+            out_of_budget = not draft.budget_tokens and not job.awaits_pull
+            if slots < 0 or out_of_budget or not self._table.admit(sequence):
+                return
+            if job.started_s is None:
+                self._started(sequence, now_s)
+            if sequence.state is State.RUNNING:
+                draft.take(sequence, draft.count_for(sequence))
+
+    def _started(self, sequence: Sequence, now_s: float) -> None:
+        job = sequence.job
+        job.started_s, job.cached_tokens = now_s, sequence.computed
+        self.counters.prefix_queries += job.prompt_tokens
+        self.counters.prefix_hits += sequence.computed
+        self.counters.prompt_tokens_cached += sequence.computed
+        if job.awaits_pull:
+            self._table.emit(job, Reserved(tuple(sequence.blocks), sequence.registered))
+        elif job.request.leg is Leg.PREFILL and sequence.registered:
+            self._table.emit(job, Computed(tuple(sequence.blocks[: sequence.registered])))
+
+    # Taking in
+
+    def _prefilled(self, sequence: Sequence, drawn: Seq[SampledToken], now_s: float) -> None:
+        job = sequence.job
+        self._table.emit(job, Computed(tuple(sequence.blocks[: sequence.registered])))
+        if not drawn:
+            return
+        self._table.pin(sequence)
+        self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
+        started_s = job.started_s if job.started_s is not None else now_s
+        self._table.emit(
+            job,
+            PrefillDone(
+                tuple(sequence.blocks),
+                tuple(drawn),
+                queue_s=started_s - job.submitted_s,
+                compute_s=now_s - started_s,
+                chunks=job.chunks,
+                cached_tokens=job.cached_tokens,
+            ),
+        )
+
+    def _fork(self, stem: Sequence, first: Seq[SampledToken]) -> None:
+        """The prompt is there: from one sequence to one per choice that goes on after its first token."""
+        job = stem.job
+        self._table.retire_stem(job)
+        going = [choice for choice, token in enumerate(first) if choice in job.open and self._goes_on(job, token)]
+        for choice in going:
+            job.sequences[choice] = self._table.branch(stem, choice, last=choice == going[-1])
+        if not going:
+            self._pool.release(stem.blocks)
+        for choice, token in enumerate(first):
+            if choice in job.open:
+                self._append(job.sequences.get(choice) or Sequence(job, choice), token)
+
+    def _goes_on(self, job: Job, first: SampledToken) -> bool:
+        return self._limits.finish_reason(job.prompt_tokens, [first.token_id], job.request.sampling) is None
+
+    def _append(self, sequence: Sequence, token: SampledToken) -> None:
+        job, sampling = sequence.job, sequence.job.request.sampling
+        sequence.output.append(token.token_id)
+        self.counters.generation_tokens += 1
+        finish = self._limits.finish_reason(job.prompt_tokens, sequence.output, sampling)
+        sampled = Sampled(sequence.choice, (token,), finish)
+        if not job.reported:
+            job.reported = True
+            computed = job.prompt_tokens - job.cached_tokens
+            sampled = Sampled(sequence.choice, (token,), finish, job.cached_tokens, computed)
+        self._table.emit(job, sampled)
+        if finish is not None:
+            if sequence.choice in job.sequences:
+                self._table.drop(sequence)
+            self._close_choice(job, sequence.choice)
+
+    # Ending
+
+    def _close_choice(self, job: Job, choice: int) -> None:
+        job.open.discard(choice)
+        if not job.open:
+            self._table.end(job, Finished())

@@ -1,0 +1,83 @@
+"""What one step computes, and the copies and counts around it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .batch import Draw, Slice
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One sequence's part of a step: its next `count` tokens."""
+
+    sequence: Sequence
+    count: int
+
+    def to_slice(self) -> Slice:
+        sequence, job = self.sequence, self.sequence.job
+        stop = sequence.computed + self.count
+        choices = range(sequence.choice, sequence.choice + 1) if job.forked else range(job.request.sampling.n)
+        draws = tuple(Draw(job.request.sampling, choice, job.request.token_ids, sequence.output) for choice in choices)
+        return Slice(
+            sequence.tokens(sequence.computed, stop),
+            sequence.computed,
+            sequence.blocks,
+            draws if stop == sequence.length else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute now. Between schedule() and commit() or fail() no command may reach the scheduler."""
+
+    work: tuple[Work, ...]
+
+    @property
+    def request_ids(self) -> set[str]:
+        return {work.sequence.job.request.request_id for work in self.work}
+
+    def slices(self) -> list[Slice]:
+        return [work.to_slice() for work in self.work]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCopy:
+    """Copy `source` to `destination` before the next step: the partial last prompt block of one more choice."""
+
+    request_id: str
+    source: int
+    destination: int
+
+
+@dataclass(slots=True)
+class Draft:
+    """A step in the making."""
+
+    budget_tokens: int
+    work: list[Work] = field(default_factory=list)
+    scheduled: set[Sequence] = field(default_factory=set)
+    preempted: bool = False
+
+    def count_for(self, sequence: Sequence) -> int:
+        return min(sequence.remaining, self.budget_tokens)
+
+    def take(self, sequence: Sequence, count: int) -> None:
+        self.work.append(Work(sequence, count))
+        self.scheduled.add(sequence)
+        self.budget_tokens -= count
+
+
+@dataclass(slots=True)
+class Counters:
+    """Cumulative since the start."""
+
+    preemptions: int = 0
+    steps: int = 0
+    prompt_tokens_computed: int = 0
+    prompt_tokens_cached: int = 0
+    prompt_tokens_transferred: int = 0
+    generation_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0

@@ -1,0 +1,151 @@
+"""One choice's tokens to what a client sees: text, stop strings, log probabilities. Pure.
+
+Stop strings as in vLLM: a match may begin in earlier tokens, the text ends before it (after it with
+`include_stop_str_in_output`), the first stop string of the list wins within one token's text, and none is looked for
+until more than `min_tokens` tokens are there. Text that may be the beginning of a stop string is held back.
+"""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from baton_api.sampling import FinishReason, SampledToken, SamplingParams
+
+from .detokenise import Detokeniser
+
+TokenBytes = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChoice:
+    """One candidate for one position. `bytes` may be part of a character; `text` then has U+FFFD in its place."""
+
+    token_id: int
+    text: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The drawn token and the best ones. `text_offset`: whole characters of the output before this token."""
+
+    drawn: TokenChoice
+    top: tuple[TokenChoice, ...]
+    text_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What new tokens add. `stop` is the stop string or stop token id that ended the choice (None: end of sequence).
+    `cancel`: a stop string ended it, and the engine does not know yet: call stop_choice()."""
+
+    text: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish: FinishReason | None = None
+    stop: str | int | None = None
+    cancel: bool = False
+
+
+@dataclass(slots=True)
+class _Characters:
+    """Counts whole characters in the bytes of consecutive tokens."""
+
+    count: int = 0
+    decoder: object = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
+
+    def add(self, data: bytes) -> int:
+        """The count before `data`."""
+        before = self.count
+        self.count += len(self.decoder.decode(data))  # type: ignore[attr-defined]
+        return before
+
+
+class ChoiceOutput:
+    """`token_bytes` gives the bytes of a token on its own; `hidden` are the special tokens that have no text."""
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        detokeniser: Detokeniser,
+        token_bytes: TokenBytes,
+        hidden: frozenset[int] = frozenset(),
+    ) -> None:
+        self._sampling = sampling
+        self._detokeniser = detokeniser
+        self._token_bytes = token_bytes
+        self._hidden = hidden
+        self._held = ""
+        self._tokens = 0
+        self._characters = _Characters()
+        self._over = False
+
+    def push(self, tokens: Sequence[SampledToken], finish: FinishReason | None = None) -> Delta:
+        """Takes in the engine's next tokens. After the end of the choice, whoever ended it, there is nothing more."""
+        if self._over:
+            return Delta()
+        logprobs: list[TokenLogprobs] = []
+        for index, token in enumerate(tokens, 1):
+            self._tokens += 1
+            if self._sampling.top_logprobs is not None:
+                logprobs.append(self._logprobs(token))
+            if finish == "stop" and index == len(tokens) and not self._sampling.include_stop_str_in_output:
+                break
+            matched = self._add(self._detokeniser.push(token.token_id))
+            if matched is not None:
+                return self._ended(Delta("", tuple(logprobs), "stop", matched, cancel=finish is None))
+        if finish is None:
+            return Delta(self._release(), tuple(logprobs))
+        matched = self._add(self._detokeniser.flush())
+        if matched is not None:
+            return self._ended(Delta("", tuple(logprobs), "stop", matched))
+        return self._ended(Delta("", tuple(logprobs), finish, self._stop_token(tokens, finish)))
+
+    def _ended(self, delta: Delta) -> Delta:
+        self._over = True
+        text, self._held = self._held, ""
+        return Delta(text, delta.logprobs, delta.finish, delta.stop, delta.cancel)
+
+    def _stop_token(self, tokens: Sequence[SampledToken], finish: FinishReason) -> int | None:
+        last = tokens[-1].token_id if tokens else None
+        return last if finish == "stop" and last in self._sampling.stop_token_ids else None
+
+    def _add(self, text: str) -> str | None:
+        """Adds text to what is held and cuts it at a stop string, which is returned."""
+        start, self._held = len(self._held), self._held + text
+        if not text or self._tokens <= self._sampling.min_tokens:
+            return None
+        for stop in self._sampling.stop:
+            at = self._held.find(stop, max(start - len(stop) + 1, 0))
+            if at >= 0:
+                self._held = self._held[: at + len(stop) * self._sampling.include_stop_str_in_output]
+                return stop
+        return None
+
+    def _release(self) -> str:
+        """Text that no stop string can begin in."""
+        keep = max((_overlap(self._held, stop) for stop in self._sampling.stop), default=0)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def _logprobs(self, token: SampledToken) -> TokenLogprobs:
+        drawn = self._candidate(token.token_id, token.logprob if token.logprob is not None else 0.0)
+        shown = b"" if token.token_id in self._hidden else drawn.bytes
+        return TokenLogprobs(
+            drawn,
+            tuple(self._candidate(token_id, logprob) for token_id, logprob in token.top),
+            self._characters.add(shown),
+        )
+
+    def _candidate(self, token_id: int, logprob: float) -> TokenChoice:
+        data = self._token_bytes(token_id)
+        return TokenChoice(token_id, data.decode("utf-8", "replace"), data, logprob)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper prefix of `stop` that `text` ends in."""
+    longest = min(len(stop) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,0 +1,128 @@
+"""The fleet as this gateway knows it: fleet file, heartbeats and own load in, routable workers out. Pure.
+
+A worker is routable while its last heartbeats were answered, it says it is ready and it is not draining.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from baton_api.fleet import Fleet
+from baton_api.routing import WorkerView
+from baton_api.worker import WorkerInfo
+
+State = Literal["unknown", "lost", "starting", "draining", "ready"]
+Change = Literal["none", "changed", "new_epoch", "lost"]
+
+
+@dataclass(slots=True)
+class _Member:
+    info: WorkerInfo | None = None
+    misses: int = 0
+    suspended_until_s: float = 0.0
+    in_flight: int = 0
+    in_flight_tokens: int = 0
+
+
+class Registry:
+    """`max_misses` heartbeats unanswered in a row make a worker lost."""
+
+    def __init__(self, max_misses: int) -> None:
+        self._max_misses = max_misses
+        self._members: dict[str, _Member] = {}
+        self.model = ""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(self._members)
+
+    def set_fleet(self, fleet: Fleet) -> tuple[str, ...]:
+        """Takes over the fleet file; returns the urls that left."""
+        self.model = fleet.model
+        wanted = {worker.url: None for worker in fleet.workers}
+        left = tuple(url for url in self._members if url not in wanted)
+        self._members = {url: self._members.get(url) or _Member() for url in wanted}
+        return left
+
+    def heard(self, url: str, info: WorkerInfo) -> Change:
+        """A heartbeat was answered."""
+        member = self._members.get(url)
+        if member is None:
+            return "none"
+        before, was = member.info, self._state(member)
+        member.info, member.misses = info, 0
+        if before is not None and before.epoch != info.epoch:
+            member.suspended_until_s = 0.0
+            return "new_epoch"
+        return "changed" if was != self._state(member) else "none"
+
+    def missed(self, url: str, misses: int = 1) -> Change:
+        """That many more heartbeats went unanswered. "lost" exactly when it became so."""
+        member = self._members.get(url)
+        if member is None:
+            return "none"
+        was = self._state(member)
+        member.misses += misses
+        return "lost" if self._state(member) == "lost" != was else "none"
+
+    def refused_connection(self, url: str) -> Change:
+        """Nobody listens there: lost at once, until the next heartbeat is answered."""
+        return self.missed(url, self._max_misses)
+
+    def suspend(self, url: str, until_s: float) -> None:
+        """It failed a request: others first, until then (monotonic clock)."""
+        if url in self._members:
+            self._members[url].suspended_until_s = until_s
+
+    @contextmanager
+    def load(self, url: str, tokens: int) -> Iterator[None]:
+        """One request of ours with so many tokens is on `url` while this is open."""
+        member = self._members.get(url) or _Member()
+        member.in_flight += 1
+        member.in_flight_tokens += tokens
+        try:
+            yield
+        finally:
+            member.in_flight -= 1
+            member.in_flight_tokens -= tokens
+
+    def routable(self) -> tuple[WorkerView, ...]:
+        return tuple(
+            WorkerView(url, member.info, member.in_flight, member.in_flight_tokens, member.suspended_until_s)
+            for url, member in self._members.items()
+            if member.info is not None and self._state(member) == "ready"
+        )
+
+    def is_routable(self, url: str) -> bool:
+        member = self._members.get(url)
+        return member is not None and self._state(member) == "ready"
+
+    @property
+    def block_sizes(self) -> frozenset[int]:
+        """Every block size in the fleet, in tokens."""
+        return frozenset(member.info.block_tokens for member in self._members.values() if member.info is not None)
+
+    def states(self) -> Counter[tuple[str, State]]:
+        """How many workers by (role, state); the role is "unknown" until a worker was heard."""
+        return Counter(
+            (member.info.role.value if member.info else "unknown", self._state(member))
+            for member in self._members.values()
+        )
+
+    def _state(self, member: _Member) -> State:
+        if member.misses >= self._max_misses:
+            return "lost"
+        if member.info is None:
+            return "unknown"
+        if member.info.draining:
+            return "draining"
+        return "ready" if member.info.ready else "starting"
+
+    def check_quiescent(self) -> None:
+        """Without requests no load is booked (fault table, X4)."""
+        for url, member in self._members.items():
+            assert (member.in_flight, member.in_flight_tokens) == (0, 0), url

@@ -1,0 +1,141 @@
+"""The routing brain: filter, score in [0, 1], pick. Pure.
+
+Decode is chosen by free room and by the prefix it already holds; prefill by how many tokens it would have to compute
+before this prompt's first one (its backlog here plus what it does not hold), the estimate of time to first token that
+needs no calibration. Ties go to the smaller url, so that a decision can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from baton_api.handoff import OnPrefillFailure
+from baton_api.routing import Candidate, Refusal, Route, RouteRequest, View, WorkerView
+from baton_api.worker import Role
+
+Mode = Literal["auto", "disaggregated", "aggregated"]
+
+WAITING_TOKENS = 512
+"""A request that waits on a prefill worker and is not ours counts as so many tokens of backlog."""
+BUSY_REQUESTS = 16
+"""With so many requests a decode worker counts as half loaded."""
+OVERLAP_WEIGHT = 0.3
+"""Of a decode worker's score. Low: with a remote prefill an overlap there saves transfer, not compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`auto` uses a prefill worker when there is one; `disaggregated` is not ready without. With
+    `on_prefill_failure` "fail" decode never prefills a long prompt. A prompt of which a decode worker lacks fewer
+    than `min_remote_prefill_tokens` is prefilled there: the round trip would cost more."""
+
+    mode: Mode = "auto"
+    on_prefill_failure: OnPrefillFailure = "recompute"
+    min_remote_prefill_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    worker: WorkerView
+    candidate: Candidate
+
+    @property
+    def order(self) -> tuple[float, str]:
+        return (-self.candidate.score, self.worker.url)
+
+
+def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Route | Refusal:
+    """The pair for `request`, or why there is none. `now_s` is on the clock of `suspended_until_s`."""
+    decodes, out = _usable(view, Role.DECODE, request, now_s)
+    prefills, prefills_out = _usable(view, Role.PREFILL, request, now_s)
+    out += prefills_out
+    if not decodes:
+        return _no_decode(view, request)
+    ranked = sorted((_score_decode(view, request, worker) for worker in decodes), key=lambda scored: scored.order)
+    sources = sorted((_score_prefill(view, request, worker) for worker in prefills), key=lambda scored: scored.order)
+    candidates = (*(scored.candidate for scored in (*ranked, *sources)), *out)
+    best = ranked[0].worker
+    if policy.mode == "aggregated":
+        return Route(best, None, "aggregated", candidates)
+    if _missing_tokens(view, request, best) < policy.min_remote_prefill_tokens:
+        reason = "short" if request.num_tokens < policy.min_remote_prefill_tokens else "cached_on_decode"
+        return Route(best, None, reason, candidates)
+    pair = _best_pair(ranked, sources)
+    if pair is not None:
+        return Route(pair[0], pair[1], "disaggregated", candidates)
+    if policy.on_prefill_failure == "recompute":
+        return Route(best, None, "no_prefill_worker", candidates)
+    return Refusal("no_prefill_worker", "no prefill worker that fits a decode worker is ready", 1.0)
+
+
+def _usable(
+    view: View, role: Role, request: RouteRequest, now_s: float
+) -> tuple[list[WorkerView], tuple[Candidate, ...]]:
+    """Workers of a role that may serve, and why the others may not. When all that are left are suspended they are
+    used all the same: a doubtful worker beats none (Envoy's panic mode)."""
+    usable, suspended, out = [], [], []
+    for worker in view.of(role):
+        why = _unfit(worker, request)
+        if why is not None:
+            out.append(Candidate(worker.url, 0.0, (why,)))
+        elif worker.suspended_until_s > now_s:
+            suspended.append(worker)
+        else:
+            usable.append(worker)
+    if not usable:
+        return suspended, tuple(out)
+    return usable, (*out, *(Candidate(worker.url, 0.0, ("suspended",)) for worker in suspended))
+
+
+def _unfit(worker: WorkerView, request: RouteRequest) -> str | None:
+    info = worker.info
+    if worker.url in request.excluded:
+        return "tried already"
+    if info.model != request.model:
+        return "other model"
+    if not info.ready or info.draining:
+        return "not ready"
+    if request.num_tokens >= info.max_model_len:
+        return f"context {info.max_model_len}"
+    return None
+
+
+def _no_decode(view: View, request: RouteRequest) -> Refusal:
+    if any(worker.url in request.excluded for worker in view.of(Role.DECODE)):
+        return Refusal("no_decode_left", "every ready decode worker was tried", 1.0)
+    return Refusal("no_decode_worker", "no decode worker is ready", 1.0)
+
+
+def _held_tokens(view: View, request: RouteRequest, worker: WorkerView) -> int:
+    return min(view.held_blocks.get(worker.url, 0) * worker.info.block_tokens, request.num_tokens)
+
+
+def _missing_tokens(view: View, request: RouteRequest, worker: WorkerView) -> int:
+    return request.num_tokens - _held_tokens(view, request, worker)
+
+
+def _score_decode(view: View, request: RouteRequest, worker: WorkerView) -> _Scored:
+    reported = worker.info.load
+    requests = max(worker.in_flight, reported.running + reported.waiting)
+    load = max(reported.kv_usage, requests / (requests + BUSY_REQUESTS))
+    overlap = _held_tokens(view, request, worker) / request.num_tokens
+    score = (1 - OVERLAP_WEIGHT) * (1 - load) + OVERLAP_WEIGHT * overlap
+    return _Scored(worker, Candidate(worker.url, score, (f"load {load:.2f}", f"overlap {overlap:.2f}")))
+
+
+def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> _Scored:
+    backlog = max(worker.in_flight_tokens, worker.info.load.waiting * WAITING_TOKENS)
+    missing = _missing_tokens(view, request, worker)
+    score = request.num_tokens / (request.num_tokens + backlog + missing)
+    return _Scored(worker, Candidate(worker.url, score, (f"backlog {backlog}", f"missing {missing}")))
+
+
+def _best_pair(decodes: Iterable[_Scored], prefills: list[_Scored]) -> tuple[WorkerView, WorkerView] | None:
+    """The best decode worker that has a partner of its own layout (invariant I4), with the best of its partners."""
+    for decode in decodes:
+        for prefill in prefills:
+            if prefill.worker.info.fingerprint == decode.worker.info.fingerprint:
+                return decode.worker, prefill.worker
+    return None

@@ -1,0 +1,56 @@
+"""What can be set of a gateway, with defaults and limits. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton_api.settings import setting
+
+from .routing import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """One JSON file: {"fleet_file": ..., "model_path": ..., ...}. The secret may come from BATON_SECRET and the API key
+    from BATON_API_KEY instead."""
+
+    fleet_file: str = setting(description="which workers there are; watched live")
+    model_path: str = setting(description="directory with tokenizer.json and the chat template")
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "TCP port; 0 takes a free one", low=0, high=65535)
+    reuse_port: bool = setting(False, "SO_REUSEPORT, for several gateway processes on one port")
+    secret_file: str = setting("", "file with the deployment's secret (at least 32 bytes)")
+    auth: bool = setting(True, "whether /v1 needs an API key")
+    api_keys: tuple[str, ...] = setting((), "API keys; one is generated and printed when there is none")
+    api_key_file: str = setting("", "file with one API key per line")
+    metrics_need_key: bool = setting(False, "whether /metrics needs an API key")
+    server_timing: bool = setting(True, "whether answers carry the split of their time to first token")
+
+    mode: str = setting("auto", "where prompts are prefilled", choices=("auto", "disaggregated", "aggregated"))
+    on_prefill_failure: str = setting("recompute", "what decode does without KV", choices=("recompute", "fail"))
+    min_remote_prefill_tokens: int = setting(32, "shorter (uncached) prompts are prefilled on decode", low=0)
+    index_keys: int = setting(500_000, "block keys the prefix index holds, about 150 bytes each", low=1)
+
+    request_timeout_s: float = setting(600.0, "from receipt to the answer's end", low=0.01)
+    first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token", low=0.01)
+    queue_ttl_s: float = setting(30.0, "longest wait for a slot or a worker", low=0)
+    max_in_flight: int = setting(1024, "requests being served at once", low=1)
+    max_queued: int = setting(1024, "requests waiting for a slot", low=0)
+    max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
+    tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
+    max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
+    max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
+
+    heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)
+    heartbeat_timeout_s: float = setting(1.0, "an answer slower than this is a miss", low=0.01)
+    heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
+    fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
+    suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
+    retry_ratio: float = setting(0.1, "retries per request, in the long run", low=0, high=1)
+    retry_burst: int = setting(10, "retries that may be saved up", low=0)
+    drain_delay_s: float = setting(0.0, "after SIGTERM: not ready, yet still accepting, for so long", low=0)
+    drain_s: float = setting(60.0, "after that: time for admitted requests to end", low=0)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.mode, self.on_prefill_failure, self.min_remote_prefill_tokens)  # type: ignore[arg-type]

@@ -1,0 +1,349 @@
+"""One server connection: cuts requests out of the byte stream, runs them in order, watches clock and buffers."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, InternalError, NoCapacity, TooLarge
+
+from baton_wire.http_answer import CONTINUE, error_body, error_headers, render_head
+from baton_wire.http_body import ChunkedBody, LengthBody
+from baton_wire.http_exchange import ClientGone, Exchange
+from baton_wire.http_head import RequestHead, check_partial_head, parse_request_head
+
+if TYPE_CHECKING:
+    from baton_wire.http_server import HttpServer
+
+_log = logging.getLogger(__name__)
+
+
+class Phase(enum.Enum):
+    """What the connection waits for."""
+
+    IDLE = enum.auto()  # the first byte of a request
+    HEAD = enum.auto()  # the rest of a head
+    BODY = enum.auto()  # the rest of a body
+    BUSY = enum.auto()  # the handler
+    LINGER = enum.auto()  # the client to read the refusal; what it sends is discarded
+    CLOSED = enum.auto()  # the last bytes to leave
+
+
+# Looked up on every request: a module global is a third of the cost of an enum attribute.
+IDLE, HEAD, BODY, BUSY, LINGER, CLOSED = Phase
+
+
+class Connection(asyncio.Protocol):
+    """See the module. `paused_since` is the loop time since when the write buffer has been above its mark."""
+
+    __slots__ = (
+        "_advancing", "_body", "_buffer", "_checked_bytes", "_discarded_bytes", "_exchange", "_first", "_head",
+        "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since", "peer",
+        "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._loop = server.loop
+        self._phase = IDLE
+        self._first = True
+        self._since = self._loop.time()  # start of the phase
+        self._buffer = b""  # unread bytes: a partial head, or what came ahead of its turn
+        self._advancing = False
+        self._reading_paused = False
+        self._checked_bytes = 0  # of a partial head
+        self._head: RequestHead | None = None  # whose body is awaited
+        self._body: LengthBody | ChunkedBody | None = None
+        self._discarded_bytes = 0
+        self._exchange: Exchange | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self.paused_since: float | None = None
+        self.peer = ""
+
+    @property
+    def closing(self) -> bool:
+        return self._server.closing
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
+
+    @property
+    def date_line(self) -> str:
+        return self._server.date_line
+
+    @property
+    def idle(self) -> bool:
+        return self._phase is IDLE
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport.set_write_buffer_limits(high=self._limits.write_high_water_bytes)
+        address = transport.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+        if not self._server.admit(self):
+            self._refuse(NoCapacity("too many connections", code="too_many_connections", retry_after_s=1.0))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._phase = CLOSED
+        self._buffer = b""
+        self.paused_since = None
+        self._server.forget(self)
+        self._client_gone()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._client_gone()
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        phase = self._phase
+        if phase is IDLE or phase is HEAD:
+            self._buffer = self._buffer + data if self._buffer else data
+            if self.paused_since is None:
+                self._advance()
+            else:
+                self._bound_read_ahead()
+        elif phase is BODY:
+            self._take_body(data)
+            self._advance()
+        elif phase is BUSY:
+            self._buffer += data
+            self._bound_read_ahead()
+        elif phase is LINGER:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > 4 * self._limits.max_body_bytes:
+                self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self.paused_since = self._loop.time()
+        if self._exchange is not None:
+            self._exchange.writing_paused()
+
+    def resume_writing(self) -> None:
+        self.paused_since = None
+        self._wake()
+        if self._exchange is not None:
+            self._exchange.writing_resumed()
+        else:
+            self._resume_reading()
+            self._advance()
+
+    # Requests
+
+    def _advance(self) -> None:
+        """Takes requests off the buffer while they are answered at once; a loop, lest a pipeline become a recursion."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._buffer and (self._phase is IDLE or self._phase is HEAD) and self.paused_since is None:
+                if not self._take_head():
+                    break
+        finally:
+            self._advancing = False
+
+    def _take_head(self) -> bool:
+        """True when a head was taken; the request may then be running, or its body awaited."""
+        buffer = self._buffer
+        limit = self._limits.max_header_bytes
+        end = buffer.find(b"\r\n\r\n", 0, limit)
+        if end < 0:
+            self._await_head(buffer, limit)
+            return False
+        end += 4
+        try:
+            head = parse_request_head(buffer[:end], self._limits)
+            if head.content_length > self._limits.max_body_bytes:
+                raise TooLarge(f"the body exceeds {self._limits.max_body_bytes} bytes")
+        except BatonError as error:
+            self._refuse(error)
+            return False
+        self._checked_bytes = 0
+        length = head.content_length
+        if head.chunked or length > len(buffer) - end:
+            self._await_body(head, buffer[end:])
+        else:
+            self._buffer = buffer[end + length :]
+            self._dispatch(head, buffer[end : end + length])
+        return True
+
+    def _await_head(self, partial: bytes, limit: int) -> None:
+        try:
+            check_partial_head(partial[:limit], self._checked_bytes)
+            if len(partial) >= limit:
+                raise HeadersTooLarge(f"the request head exceeds {limit} bytes")
+        except BatonError as error:
+            self._refuse(error)
+            return
+        self._checked_bytes = len(partial)
+        if self._phase is IDLE:
+            if not self._first:
+                self._since = self._loop.time()
+            self._phase = HEAD
+
+    def _await_body(self, head: RequestHead, available: bytes) -> None:
+        self._buffer = b""
+        self._phase = BODY
+        self._since = self._loop.time()
+        self._head = head
+        self._body = ChunkedBody(self._limits.max_body_bytes) if head.chunked else LengthBody(head.content_length)
+        if head.expect_continue and not available:
+            self.transport.write(CONTINUE)
+        if available:
+            self._take_body(available)
+
+    def _take_body(self, data: bytes) -> None:
+        head, body = self._head, self._body
+        assert head is not None and body is not None
+        try:
+            body.feed(data)
+        except BatonError as error:
+            self._refuse(error)
+            return
+        if body.done:
+            self._buffer = body.rest
+            self._dispatch(head, body.body())
+
+    def _dispatch(self, head: RequestHead, body: bytes) -> None:
+        self._head = self._body = None
+        self._phase = BUSY
+        self._first = False
+        exchange = self._exchange = Exchange(self, head, body)
+        try:
+            running = self._server.handler(exchange)
+        except Exception as error:
+            self._handler_failed(exchange, error)
+            return
+        if running is not None:
+            self._server.run(self._supervise(exchange, running))
+
+    async def _supervise(self, exchange: Exchange, running: Awaitable[None]) -> None:
+        try:
+            await running
+            if not exchange.ended and not exchange.gone:
+                raise RuntimeError("the handler returned without an answer")
+        except asyncio.CancelledError:
+            exchange.abort()
+            raise
+        except Exception as error:
+            self._handler_failed(exchange, error)
+
+    def _handler_failed(self, exchange: Exchange, error: Exception) -> None:
+        if not isinstance(error, BatonError):
+            request_id = exchange.headers.get("x-request-id") or os.urandom(8).hex()
+            _log.error("request %s (%s %s) failed", request_id, exchange.method, exchange.path, exc_info=error)
+            error = InternalError(f"internal error (request {request_id})")
+        elif isinstance(error, ClientGone):
+            exchange.abort()
+        if not exchange.started and not exchange.ended:
+            exchange.respond_error(error)
+        else:
+            exchange.abort()
+
+    def exchange_ended(self, keep_alive: bool) -> None:
+        """The answer is in the write buffer; on to the next request, or the close."""
+        self._exchange = None
+        if not keep_alive or self._server.closing:
+            self._close()
+            return
+        self._phase = IDLE
+        self._since = self._loop.time()
+        self._resume_reading()
+        if self._buffer:
+            self._advance()
+
+    # Ends
+
+    def _refuse(self, error: BatonError) -> None:
+        """Answers what never became a request, then lingers: closing on unread bytes resets and loses the answer."""
+        body = error_body(error)
+        framing = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{self.date_line}connection: close\r\n"
+        )
+        self.transport.write(render_head(error.http_status, error_headers(error), framing) + body)
+        self._buffer = b""
+        self._head = self._body = None
+        self._phase = LINGER
+        self._since = self._loop.time()
+        self.transport.write_eof()
+
+    def cut(self, reset: bool) -> None:
+        """Ends the connection in the middle of an answer."""
+        self._exchange = None
+        if reset:
+            self.transport.abort()
+        self._close()
+
+    def close_if_idle(self) -> None:
+        if self._phase is IDLE:
+            self._close()
+
+    def _close(self) -> None:
+        self._phase = CLOSED
+        self._since = self._loop.time()
+        self._buffer = b""
+        self.transport.close()
+
+    def _client_gone(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.connection_gone()
+
+    # Clock and buffers
+
+    def check_clock(self, now: float) -> None:
+        """Called by the server's sweep with the loop's time."""
+        limits = self._limits
+        waited_s = now - self._since
+        if self.paused_since is not None and now - self.paused_since > limits.write_stall_s:
+            self.transport.abort()
+        elif self._phase is IDLE and waited_s > (limits.header_timeout_s if self._first else limits.idle_timeout_s):
+            self._close()
+        elif self._phase is HEAD and waited_s > limits.header_timeout_s:
+            self._refuse(ClientTooSlow(f"no complete request head in {limits.header_timeout_s:g} s"))
+        elif self._phase is BODY and self._body_is_slow(waited_s):
+            self._refuse(ClientTooSlow(f"the body comes slower than {limits.body_min_bytes_per_s:g} bytes/s"))
+        elif (self._phase is LINGER and waited_s > limits.linger_s) or (
+            self._phase is CLOSED and waited_s > limits.write_stall_s
+        ):
+            self.transport.abort()
+
+    def _body_is_slow(self, waited_s: float) -> bool:
+        received_bytes = 0 if self._body is None else self._body.received_bytes
+        return waited_s > self._limits.body_grace_s + received_bytes / self._limits.body_min_bytes_per_s
+
+    def _bound_read_ahead(self) -> None:
+        if len(self._buffer) > self._limits.max_pipelined_bytes and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def check_write_buffer(self) -> None:
+        """Cuts a client whose writer ignores back-pressure."""
+        if self.transport.get_write_buffer_size() > self._limits.max_write_buffer_bytes:
+            _log.warning("cut %s: its write buffer passed %d bytes", self.peer, self._limits.max_write_buffer_bytes)
+            self.transport.abort()
+
+    async def writable(self) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,121 @@
+"""Listens, runs a handler for each request, and stops in order.
+
+async def hello(exchange: Exchange) -> None:
+    exchange.respond(200, b'{"hello": "world"}')
+
+server = await serve(hello, "127.0.0.1", 8000)
+...
+await server.close(grace_s=10)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from email.utils import formatdate
+
+from baton_wire.http_connection import Connection
+from baton_wire.http_exchange import ClientGone, Exchange
+from baton_wire.http_limits import ServerLimits
+
+__all__ = ["ClientGone", "Exchange", "Handler", "HttpServer", "ServerLimits", "serve"]
+
+Handler = Callable[[Exchange], Awaitable[None] | None]
+"""A coroutine function, run as a task that must complete the answer; or, for the hot path, a plain function that
+returns None and has the answer completed by callbacks. A BatonError becomes its answer, any other exception a logged
+500; once the answer has started both break it off."""
+
+
+class HttpServer:
+    """A listening server. `closing` turns true at `close`; `connections` counts the open ones."""
+
+    def __init__(self, handler: Handler, limits: ServerLimits) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self.closing = False
+        self.port = 0
+        self.date_line = ""
+        self._listener: asyncio.Server | None = None
+        self._open: set[Connection] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        return len(self._open)
+
+    async def listen(self, host: str, port: int, reuse_port: bool) -> None:
+        """Raises OSError when the address cannot be bound."""
+        self._sweep()
+        self._listener = await self.loop.create_server(
+            lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=1024
+        )
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Stops accepting, says `connection: close`, waits up to `grace_s` for running requests, then cuts them off."""
+        self.closing = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in tuple(self._open):
+            connection.close_if_idle()
+        if self._open and grace_s > 0:
+            await self._wait_emptied(grace_s)
+        for connection in tuple(self._open):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+        await self._cancel_running()
+        while self._open:
+            await self._wait_emptied(1.0)
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+
+    async def _wait_emptied(self, timeout_s: float) -> None:
+        self._emptied.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._emptied.wait()
+        except TimeoutError:
+            pass
+
+    async def _cancel_running(self) -> None:
+        running = [task for task in self._running if task is not asyncio.current_task()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    # Called by connections.
+
+    def admit(self, connection: Connection) -> bool:
+        """Keeps the connection; false if it is one too many (it is kept all the same until its refusal is read)."""
+        self._open.add(connection)
+        return len(self._open) <= self.limits.max_connections and not self.closing
+
+    def forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._emptied.set()
+
+    def run(self, supervised: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(supervised)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _sweep(self) -> None:
+        self.date_line = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
+        now = self.loop.time()
+        for connection in tuple(self._open):
+            connection.check_clock(now)
+        self._sweep_timer = self.loop.call_later(self.limits.sweep_interval_s, self._sweep)
+
+
+async def serve(
+    handler: Handler, host: str, port: int, *, limits: ServerLimits | None = None, reuse_port: bool = False
+) -> HttpServer:
+    """Starts to listen; port 0 takes a free one (`HttpServer.port`). Raises OSError if the address cannot be bound."""
+    server = HttpServer(handler, limits if limits is not None else ServerLimits())
+    await server.listen(host, port, reuse_port)
+    return server
