@@ -9,6 +9,7 @@ decode attention at 1000 tokens of context took 15-20 % longer on a CPU.)
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 
 import torch
@@ -124,13 +125,18 @@ KvStore = TorchBlockStore | StagedBlockStore
 
 
 def make_store(layout: KvLayout, num_blocks: int, device: torch.device) -> KvStore:
-    """The store for this device. Raises SettingError when the memory is not to be had."""
+    """The store for this device. Raises SettingError when the memory is not to be had.
+
+    Linux grants more than it has and kills whoever touches it, so what the machine has is asked first.
+    """
+    size = layout.block_bytes * num_blocks
+    if device.type == "cpu" and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise SettingError("kv_bytes", size, "is more than this machine's memory", "use a smaller KV cache")
     try:
         if device.type == "cpu":
             return TorchBlockStore(layout, num_blocks)
         return StagedBlockStore(layout, num_blocks, device)
     except (OSError, RuntimeError) as error:
-        size = layout.block_bytes * num_blocks
         raise SettingError("kv_bytes", size, f"could not be allocated ({error})", "use a smaller KV cache") from error
 
 
