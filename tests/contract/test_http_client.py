@@ -251,6 +251,25 @@ async def test_a_request_is_repeated_once_when_its_idle_connection_closes_under_
 
 
 @on_both_loops
+async def test_a_repeated_request_is_not_repeated_again_on_another_reused_connection() -> None:
+    async def closes_at_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await read_request(reader)
+
+    limits = ClientLimits(max_connections_per_peer=1)
+    async with peer(closes_at_the_second, limits=limits) as (scripted, client):
+        await client.request("GET", scripted.url, timeout_s=5)
+        raced = asyncio.create_task(client.request("GET", scripted.url, timeout_s=5))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(client.request("GET", scripted.url, timeout_s=5))
+        assert (await waiting).status == 200
+        with pytest.raises(WorkerProtocolError):
+            await raced
+        assert scripted.accepted == 2
+
+
+@on_both_loops
 async def test_a_request_whose_answer_had_begun_is_not_repeated() -> None:
     async def breaks_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 from baton_api.errors import DeadlineExceeded, NoCapacity
-from baton_wire.http_server import Exchange, ServerLimits
+from baton_wire.http_server import ClientGone, Exchange, ServerLimits
 from support.wire import Line, echo
 
 LIMITS = ServerLimits(max_body_bytes=100, max_header_bytes=300, max_headers=8, max_target_bytes=100)
@@ -305,6 +305,30 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_either() -> N
     assert line.answer == b"" and not line.transport.reading
     line.connection.resume_writing()
     assert len(line.statuses) == 5 and line.transport.reading
+
+
+async def test_a_pipeline_stops_where_the_write_buffer_fills() -> None:
+    def fill(exchange: Exchange) -> None:
+        exchange.respond(200, b"")
+        line.connection.pause_writing()
+
+    line = Line(fill)
+    line.feed(GET * 3)
+    for answered in (1, 2, 3):
+        assert len(line.statuses) == answered
+        line.connection.resume_writing()
+
+
+async def test_a_half_closed_client_is_gone_at_once_even_if_its_answer_is_not_flushed() -> None:
+    seen: list[Exchange] = []
+    line = Line(seen.append)
+    line.feed(GET)
+    seen[0].start(200, ())
+    drained = asyncio.ensure_future(seen[0].drain())
+    assert line.connection.eof_received() is False, "the transport closes"
+    assert seen[0].gone
+    with pytest.raises(ClientGone):
+        await drained
 
 
 async def test_a_full_write_buffer_pauses_the_relay_and_drain_waits() -> None:
