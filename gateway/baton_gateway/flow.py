@@ -157,6 +157,8 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
         try:
             failure = await attempt.failure(parts.settings.first_byte_timeout_s)
             if failure is None:
+                # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
+                parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
                 return attempt
             again = repick(parts, job, failure)
             if again is None:
@@ -240,7 +242,6 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         url = route.prefill.url
         prefill = LegRequest(url, job.path, prefill_body(job.fields, job.prompt, handing), job.headers, len(job.prompt))
         parts.index.record(job.prompt.keys(route.prefill.info.block_tokens), url)
-    parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
     return attempt
