@@ -307,17 +307,48 @@ def test_stopping_choices_ends_them_one_by_one() -> None:
     bench.expect_whole()
 
 
-def test_a_choice_stopped_before_its_first_token_never_starts() -> None:
-    bench = Bench(max_batched_tokens=8)
-    bench.submit("a", PROMPT, replace(GREEDY, n=2, temperature=1.0))
+@pytest.mark.parametrize("leg", list(Leg))
+def test_before_its_first_token_a_choice_cannot_be_stopped(leg: Leg) -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT, GREEDY, leg)
+    bench.scheduler.stop_choice("a", 0)
+    bench.drain()
+    bench.scheduler.recompute("a")
+    bench.drain()
+    assert len(bench.output("a")) == (0 if leg is Leg.PREFILL else 8)
+
+
+def test_a_waiting_choice_can_be_stopped() -> None:
+    params = replace(GREEDY, n=2, temperature=1.0)
+    bench = Bench(ToyRunner(num_blocks=5))
+    bench.submit("a", PROMPT, params)
+    while not (waiting := bench.scheduler._table.waiting) or not bench.output("a"):
+        bench.step()
+    bench.scheduler.stop_choice("a", waiting[0].choice)
+    bench.drain()
+    assert sorted(bench.finish("a", choice) or "" for choice in range(2)) == ["", "length"]
+    bench.expect_whole()
+
+
+def test_choices_that_end_with_their_first_token_take_no_block() -> None:
+    params = SamplingParams(temperature=1.0, seed=3, n=4, max_tokens=6, stop_token_ids=tuple(range(25)))
+    bench = Bench()
+    bench.submit("a", PROMPT, params)
     bench.step()
-    bench.scheduler.stop_choice("a", 1)
+    expected = [toy_answer(PROMPT, params, choice) for choice in range(4)]
+    ended = [len(tokens) == 1 for tokens, _ in expected]
+    assert any(ended) and not all(ended)
+    assert bench.pool.free_blocks == 64 - 3 - (ended.count(False) - 1)
     bench.drain()
-    assert len(bench.output("a", 0)) == 8 and not bench.output("a", 1)
-    bench.submit("b", PROMPT)
-    bench.scheduler.stop_choice("b", 0)
+    assert [(bench.output("a", choice), bench.finish("a", choice)) for choice in range(4)] == expected
+
+
+def test_a_request_whose_every_choice_ends_at_once_is_over() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT, replace(GREEDY, n=3, max_tokens=1))
     bench.drain()
-    assert bench.events["b"] == [Finished()]
+    assert [bench.finish("a", choice) for choice in range(3)] == ["length"] * 3
+    assert bench.events["a"].count(Finished()) == 1 and len(bench.events["a"]) == 4
     bench.expect_whole()
 
 
