@@ -36,6 +36,7 @@ def picked(
     return found.decode.info.worker_id, found.prefill.info.worker_id if found.prefill else None, found.reason
 
 
+FULL = worker("d0", load=WorkerLoad(kv_usage=0.9))
 busy = {"in_flight": 8, "in_flight_tokens": 4000}
 suspended = {"suspended_until_s": 101.0}
 over = {"suspended_until_s": 99.0}
