@@ -78,6 +78,8 @@ class RunDir:
             except OSError as error:
                 fix = "stop it, or give another --name"
                 raise SettingError("name", self.path.name, "is running already", fix) from error
+            for old in (*self.path.glob("*.log"), *self.path.glob("*.json")):
+                old.unlink()
             try:
                 yield
             finally:

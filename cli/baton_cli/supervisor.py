@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -27,7 +26,6 @@ from .rundir import RunDir, Running, WorkerState, private, write
 from .supervision import Action, Event, Exited, Kill, Phase, Policy, Publish, Spawn, State, Terminate
 
 MAX_LINE_BYTES = 1 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -165,11 +163,11 @@ class Supervisor:
         write(settings, json.dumps({**spec.settings, **kept}, indent=2).encode())
         with private(self._run_dir.log_file(spec.name), "a") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", spec.module, "--settings", str(settings),
+                *(sys.executable, "-m", "baton_cli.child", str(os.getpid())),
+                *(spec.module, "--settings", str(settings)),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE_BYTES,
                 env={**os.environ, **spec.env},
                 start_new_session=True,  # the terminal's Ctrl-C is for the supervisor, which stops in order
-                preexec_fn=_die_with_parent(os.getpid()),
             )  # fmt: skip
 
     async def _listen(self, name: str, live: Live) -> None:
@@ -226,20 +224,7 @@ class Supervisor:
 
     async def _reap(self) -> None:
         """Whatever ended the loop, nothing is left running."""
-        for name in self._live:
-            self._signal(name, signal.SIGKILL)
-        await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """Linux kills the child when this process dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return before_exec
+        while self._watchers:
+            for name in self._live:
+                self._signal(name, signal.SIGKILL)
+            await asyncio.wait(self._watchers, timeout=0.1)  # one may be spawning just now
