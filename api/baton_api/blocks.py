@@ -49,7 +49,11 @@ def block_keys(tokens: Sequence[int], block_tokens: int, salt: bytes) -> tuple[B
 
 def prompt_digest(tokens: Sequence[int], block_tokens: int, salt: bytes) -> bytes:
     """Names a whole prompt, partial last block included: what a ticket is bound to."""
-    keys = block_keys(tokens, block_tokens, salt)
+    return digest_after(block_keys(tokens, block_tokens, salt), tokens, block_tokens, salt)
+
+
+def digest_after(keys: Sequence[BlockKey], tokens: Sequence[int], block_tokens: int, salt: bytes) -> bytes:
+    """`prompt_digest(tokens, ...)` for who has the keys of its whole blocks already."""
     tail = tokens[len(keys) * block_tokens :]
     parent = keys[-1] if keys else ROOT
     return chain(parent, tail, salt) if tail else parent

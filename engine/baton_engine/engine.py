@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 
@@ -236,6 +235,8 @@ class NativeEngine:
             self._tell(partial(self._deliver, events, kv_events))
 
     def _tell(self, call: Callable[[], None]) -> None:
-        # A closed loop has nobody left to tell; the thread goes on to its own end.
-        with suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            # The loop is closed, without close() before it: nobody is left to work for.
+            self._commands.put(None)

@@ -16,6 +16,7 @@ from .batch import Slice
 from .checkpoint import model_digest, read_config, read_tensor_files
 from .config import ModelConfig
 from .kv_cache import ARRANGEMENT, KvStore, make_store, torch_dtype
+from .linear import CopyBudget
 from .model import Model
 from .sampler import draw_tokens
 from .tensor_settings import TensorSettings
@@ -25,11 +26,13 @@ from .weights import ModelWeights, Progress, load_weights
 class TorchRunner:
     """Implements batch.Runner on a CPU or one CUDA device. Not thread-safe: one thread calls it, one call at a time."""
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, store: KvStore, max_model_len: int) -> None:
-        self._config, self._store, self._max_model_len = config, store, max_model_len
+    def __init__(self, config: ModelConfig, weights: ModelWeights, store: KvStore, settings: TensorSettings) -> None:
+        self._config, self._store = config, store
+        self._max_model_len = _max_model_len(config, settings)
         self._device = weights.embedding.device
         self._attention = PagedAttention(config, store.pool)
-        self._model = Model(config, weights, self._attention, max_model_len)
+        budget = CopyBudget(settings.packed_weights_bytes)
+        self._model = Model(config, weights, self._attention, self._max_model_len, budget)
 
     @classmethod
     def load(cls, folder: Path, settings: TensorSettings, progress: Progress | None = None) -> TorchRunner:
@@ -50,7 +53,7 @@ class TorchRunner:
         )
         weights = load_weights(config, files, torch_dtype(dtype), device, progress)
         store = make_store(layout, settings.blocks(layout.block_bytes), device)
-        return cls(config, weights, store, _max_model_len(config, settings))
+        return cls(config, weights, store, settings)
 
     @property
     def layout(self) -> KvLayout:
@@ -131,6 +134,8 @@ def _row_order(piece: Slice) -> tuple[bool, int]:
 
 
 def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingError("device", name, "is not there", "use cpu, or check the driver and torch's CUDA build")

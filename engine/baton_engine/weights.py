@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checkpoint import TensorFile
 from .config import ModelConfig
+from .linear import empty_weight
 
 Progress = Callable[[int, int], None]
 """Called after each tensor with (bytes read so far, bytes in all)."""
@@ -105,27 +106,37 @@ class _Allocator:
     def __init__(self, dtype: torch.dtype, device: torch.device, places: Places) -> None:
         self._dtype, self._device, self._places = dtype, device, places
 
-    def fused(self, sizes: dict[str, int], *columns: int) -> Tensor:
-        """A tensor [sum of sizes, *columns]; each name fills as many rows as its size says, in order."""
-        whole = torch.empty((sum(sizes.values()), *columns), dtype=self._dtype, device=self._device)
+    def vector(self, sizes: dict[str, int]) -> Tensor:
+        """A tensor [sum of sizes]; each name fills as many elements as its size says, in order."""
+        return self._placed(sizes, torch.empty(sum(sizes.values()), dtype=self._dtype, device=self._device))
+
+    def matrix(self, sizes: dict[str, int], columns: int) -> Tensor:
+        """A weight [sum of sizes, columns]; each name fills as many rows as its size says, in order."""
+        return self._placed(sizes, empty_weight(sum(sizes.values()), columns, self._dtype, self._device))
+
+    def table(self, name: str, rows: int, columns: int) -> Tensor:
+        """A row-major [rows, columns], to look rows up in."""
+        return self._placed({name: rows}, torch.empty((rows, columns), dtype=self._dtype, device=self._device))
+
+    def _placed(self, sizes: dict[str, int], whole: Tensor) -> Tensor:
         for name, part in zip(sizes, torch.split(whole, list(sizes.values())), strict=True):
             self._places[name] = part
         return whole
 
     def linear(self, prefix: str, sizes: dict[str, int], columns: int, bias: bool) -> tuple[Tensor, Tensor | None]:
         names = {f"{prefix}.{name}": size for name, size in sizes.items()}
-        weight = self.fused({f"{name}.weight": size for name, size in names.items()}, columns)
-        return weight, self.fused({f"{name}.bias": size for name, size in names.items()}) if bias else None
+        weight = self.matrix({f"{name}.weight": size for name, size in names.items()}, columns)
+        return weight, self.vector({f"{name}.bias": size for name, size in names.items()}) if bias else None
 
 
 def _allocate(config: ModelConfig, make: _Allocator) -> ModelWeights:
     hidden = config.hidden_size
-    embedding = make.fused({"model.embed_tokens.weight": config.vocab_size}, hidden)
+    embedding = make.table("model.embed_tokens.weight", config.vocab_size, hidden)
     return ModelWeights(
         embedding=embedding,
         layers=tuple(_allocate_layer(config, make, f"model.layers.{i}") for i in range(config.num_layers)),
-        final_norm=make.fused({"model.norm.weight": hidden}),
-        lm_head=embedding if config.tied_embeddings else make.fused({"lm_head.weight": config.vocab_size}, hidden),
+        final_norm=make.vector({"model.norm.weight": hidden}),
+        lm_head=embedding if config.tied_embeddings else make.matrix({"lm_head.weight": config.vocab_size}, hidden),
     )
 
 
@@ -137,17 +148,17 @@ def _allocate_layer(config: ModelConfig, make: _Allocator, prefix: str) -> Layer
     gate_up, gate_up_bias = make.linear(mlp, {"gate_proj": inner, "up_proj": inner}, hidden, config.mlp_bias)
     down, down_bias = make.linear(mlp, {"down_proj": hidden}, inner, config.mlp_bias)
     return LayerWeights(
-        input_norm=make.fused({f"{prefix}.input_layernorm.weight": hidden}),
+        input_norm=make.vector({f"{prefix}.input_layernorm.weight": hidden}),
         qkv=qkv,
         qkv_bias=qkv_bias,
-        qk_norm=make.fused(
+        qk_norm=make.vector(
             {f"{attention}.q_norm.weight": config.head_dim, f"{attention}.k_norm.weight": config.head_dim}
         )
         if config.qk_norm
         else None,
         output=output,
         output_bias=output_bias,
-        post_norm=make.fused({f"{prefix}.post_attention_layernorm.weight": hidden}),
+        post_norm=make.vector({f"{prefix}.post_attention_layernorm.weight": hidden}),
         gate_up=gate_up,
         gate_up_bias=gate_up_bias,
         down=down,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from baton_api.errors import WorkerProtocolError
+
 END = b"\n\n"
 DONE = b"data: [DONE]"
 _USAGE = b'"choices":[]'
@@ -30,7 +32,8 @@ class StreamTail:
         self.usage: dict[str, Any] | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """What of the stream may be forwarded now: whole events only. Raises ValueError if one outgrows its bound."""
+        """What of the stream may be forwarded now: whole events only. Raises WorkerProtocolError if one
+        outgrows its bound."""
         if self._partial:
             data, self._partial = self._partial + data, b""
         if data[-2:] != END:
@@ -39,7 +42,7 @@ class StreamTail:
                 cut = 0
             data, self._partial = data[:cut], data[cut:]
             if len(self._partial) > MAX_PARTIAL_BYTES:
-                raise ValueError(f"an event exceeds {MAX_PARTIAL_BYTES} bytes")
+                raise WorkerProtocolError(f"an event exceeds {MAX_PARTIAL_BYTES} bytes", code="event_too_large")
         if _USAGE in data or DONE in data or _ERROR in data:
             return self._look(data)
         return data

@@ -6,45 +6,56 @@ a token draws the same one (invariant I2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import msgspec
-
-from baton_api.blocks import BlockKey
-from baton_api.handoff import HandOff
+from baton_api.blocks import BlockKey, block_keys, digest_after
+from baton_api.handoff import HandOff, OnPrefillFailure
 from baton_api.routing import Route
 from baton_api.tickets import Ticket, sign_ticket
 
+Leg = Literal["prefill", "decode"]
 _ALREADY_APPLIED = frozenset({"messages", "prompt", "chat_template_kwargs", "cache_salt"})
 _NOT_FOR_PREFILL = frozenset({"stream", "stream_options", "max_completion_tokens", "stop"})
 
 
-@dataclass(frozen=True, slots=True)
 class Prompt:
-    """A tokenised prompt. `ids_json` is its ids encoded once for both legs; `keys` and `digests` are by block size in
-    tokens, for every block size in the fleet."""
+    """A tokenised prompt of one tenant: block keys worked out once per block size, ids encoded once for both legs."""
 
-    num_tokens: int
-    ids_json: bytes
-    keys: Mapping[int, tuple[BlockKey, ...]]
-    digests: Mapping[int, bytes]
+    __slots__ = ("_digests", "_keys", "ids_json", "salt", "token_ids")
+
+    def __init__(self, token_ids: Sequence[int], salt: bytes) -> None:
+        self.token_ids = token_ids
+        self.salt = salt
+        self.ids_json = msgspec.json.encode(token_ids)
+        self._keys: dict[int, tuple[BlockKey, ...]] = {}
+        self._digests: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def keys(self, block_tokens: int) -> tuple[BlockKey, ...]:
+        if block_tokens not in self._keys:
+            self._keys[block_tokens] = block_keys(self.token_ids, block_tokens, self.salt)
+        return self._keys[block_tokens]
+
+    def digest(self, block_tokens: int) -> bytes:
+        if block_tokens not in self._digests:
+            keys = self.keys(block_tokens)
+            self._digests[block_tokens] = digest_after(keys, self.token_ids, block_tokens, self.salt)
+        return self._digests[block_tokens]
 
 
 @dataclass(frozen=True, slots=True)
 class Handing:
-    """What is the same in both legs' hand-off."""
+    """What is the same in both legs' hand-off; `deadline_s` is what is left of the request's time."""
 
     transfer_id: str
-    salt: bytes
     deadline_s: float
-    on_prefill_failure: Any
+    on_prefill_failure: OnPrefillFailure
     ticket: str | None
-
-    def for_leg(self, leg: Any) -> dict[str, Any]:
-        hand_off = HandOff(leg, self.transfer_id, self.salt.hex(), self.deadline_s, self.ticket)
-        return replace(hand_off, on_prefill_failure=self.on_prefill_failure).to_params()
 
 
 def ticket_for(route: Route, prompt: Prompt, transfer_id: str, expires_at_s: float, key: bytes) -> str | None:
@@ -59,8 +70,8 @@ def ticket_for(route: Route, prompt: Prompt, transfer_id: str, expires_at_s: flo
         prefill_address=prefill.control_address,
         decode_id=decode.worker_id,
         fingerprint=prefill.fingerprint,
-        prompt_digest=prompt.digests[prefill.block_tokens].hex(),
-        num_tokens=prompt.num_tokens,
+        prompt_digest=prompt.digest(prefill.block_tokens).hex(),
+        num_tokens=len(prompt),
         expires_at_s=expires_at_s,
     )
     return sign_ticket(ticket, key)
@@ -87,9 +98,17 @@ def prefill_body(fields: Mapping[str, Any], prompt: Prompt, handing: Handing) ->
     return msgspec.json.encode(body)
 
 
-def _shared(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, leg: str) -> dict[str, Any]:
+def _shared(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, leg: Leg) -> dict[str, Any]:
+    hand_off = HandOff(
+        leg,
+        handing.transfer_id,
+        prompt.salt.hex(),
+        handing.deadline_s,
+        handing.ticket,
+        handing.on_prefill_failure,
+    )
     return {
         **{name: value for name, value in fields.items() if name not in _ALREADY_APPLIED},
         "prompt_token_ids": msgspec.Raw(prompt.ids_json),
-        "kv_transfer_params": handing.for_leg(leg),
+        "kv_transfer_params": hand_off.to_params(),
     }

@@ -97,6 +97,15 @@ class Registry:
             if member.info is not None and self._state(member) == "ready"
         )
 
+    def is_routable(self, url: str) -> bool:
+        member = self._members.get(url)
+        return member is not None and self._state(member) == "ready"
+
+    @property
+    def block_sizes(self) -> frozenset[int]:
+        """Every block size in the fleet, in tokens."""
+        return frozenset(member.info.block_tokens for member in self._members.values() if member.info is not None)
+
     def states(self) -> Counter[tuple[str, State]]:
         """How many workers by (role, state); the role is "unknown" until a worker was heard."""
         return Counter(

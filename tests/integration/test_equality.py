@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from support.loops import LoopThread
 from support.pair import Pair
 from support.tiny_models import LLAMA3_ROPE, TinyModel, make_model, oracle

@@ -8,12 +8,15 @@ import pytest
 import torch
 from baton_api.errors import InternalError
 from baton_engine.batch import Draw, Slice
-from baton_engine.kv_cache import StagedBlockStore
+from baton_engine.checkpoint import read_config, read_tensor_files
+from baton_engine.kv_cache import StagedBlockStore, torch_dtype
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
+from baton_engine.weights import load_weights
 from support.stepping import Blocks, Running, generate, step
 from support.tiny_models import TinyModel, make_model
 
+CPU = torch.device("cpu")
 PROMPT = list(range(40, 85))
 
 
@@ -26,10 +29,11 @@ def load(folder: Path, num_blocks: int = 32) -> TorchRunner:
     return TorchRunner.load(folder, TensorSettings(num_blocks=num_blocks))
 
 
-def staged(runner: TorchRunner) -> TorchRunner:
+def staged(folder: Path, num_blocks: int = 32) -> TorchRunner:
     """The same model over a store with separate host copies, as on an accelerator."""
-    store = StagedBlockStore(runner.layout, runner.store.num_blocks, torch.device("cpu"))
-    return TorchRunner(runner._config, runner._model._weights, store, runner.max_model_len)
+    layout, config = load(folder, 1).layout, read_config(folder)
+    weights = load_weights(config, read_tensor_files(folder), torch_dtype(layout.dtype), CPU, None)
+    return TorchRunner(config, weights, StagedBlockStore(layout, num_blocks, CPU), TensorSettings())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -39,8 +43,8 @@ def test_blocks_copied_to_another_runner_give_the_same_next_tokens(
     tmp_path: Path, dtype: str, sender_is_staged: bool, receiver_is_staged: bool
 ) -> None:
     folder = make_model(tmp_path, TinyModel(family="qwen3", dtype=dtype))
-    prefill, decode = load(folder), load(folder, num_blocks=64)
-    prefill, decode = staged(prefill) if sender_is_staged else prefill, staged(decode) if receiver_is_staged else decode
+    prefill = (staged if sender_is_staged else load)(folder)
+    decode = (staged if receiver_is_staged else load)(folder, 64)
     expected = generate(load(folder), PROMPT, 20)
     sender, blocks = Running(PROMPT), Blocks(32, seed=1)
     step(prefill, [sender], blocks)
@@ -59,10 +63,10 @@ def test_blocks_copied_to_another_runner_give_the_same_next_tokens(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_view_is_the_block_writable_and_of_the_layouts_size(tmp_path: Path, dtype: str) -> None:
-    runner = load(make_model(tmp_path, TinyModel(dtype=dtype)))
-    for store in (runner.store, staged(runner).store):
+    folder = make_model(tmp_path, TinyModel(dtype=dtype))
+    for store in (load(folder).store, staged(folder).store):
         view = store.view(3)
-        assert (view.format, view.nbytes, view.readonly) == ("B", runner.layout.block_bytes, False)
+        assert (view.format, view.nbytes, view.readonly) == ("B", store.layout.block_bytes, False)
         view[:] = bytes(range(256)) * (view.nbytes // 256)
         store.after_land([3])
         assert bytes(store.pool.blocks[3].view(torch.uint8).numpy()) == bytes(view)
@@ -72,7 +76,7 @@ def test_a_view_is_the_block_writable_and_of_the_layouts_size(tmp_path: Path, dt
 
 
 def test_a_staged_store_has_host_memory_only_for_blocks_that_travel(tmp_path: Path) -> None:
-    store = StagedBlockStore(load(make_model(tmp_path)).layout, 1000, torch.device("cpu"))
+    store = StagedBlockStore(load(make_model(tmp_path)).layout, 1000, CPU)
     assert len(store._slabs) == 0
     store.before_send([700, 701])
     assert len(store._slabs) == 1
@@ -122,6 +126,6 @@ def test_poison_left_in_free_blocks_neither_changes_tokens_nor_stays_in_what_is_
 def test_logits_that_are_not_finite_fail_the_step(tmp_path: Path) -> None:
     runner = load(make_model(tmp_path, TinyModel()))
     draw = Draw(Running([]).params, 0, PROMPT, ())
-    runner._model._weights.final_norm.fill_(float("nan"))
+    runner._model._final_norm.fill_(float("nan"))
     with pytest.raises(InternalError, match="not finite"):
         runner.run([Slice(PROMPT, 0, (0, 1, 2), (draw,))])

@@ -1,6 +1,6 @@
-"""A prefill and a decode worker in this process, composed as production composes them, asked over their real HTTP faces.
+"""A prefill and a decode worker in this process, composed as in production, asked over their real HTTP faces.
 
-What the gateway does (choose, sign, send both legs at once) is done here by hand, so that tests can forge, delay and kill.
+What the gateway does (choose, sign, send both legs at once) is done here by hand, so that tests can forge and delay.
 """
 
 from __future__ import annotations

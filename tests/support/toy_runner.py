@@ -38,7 +38,7 @@ class ToyStore:
 
 
 class ToyRunner:
-    """`poison`: a token id that makes run() write garbage and raise. `steps` keeps (tokens, draws) of every run."""
+    """`poison`: a token id that makes run() spoil its slice's KV and raise. `steps`: (tokens, draws) of every run."""
 
     def __init__(
         self,
@@ -72,7 +72,8 @@ class ToyRunner:
         before = bytes(self._token(part.block_ids, part.start - 1)) if part.start else b""
         for position, token_id in enumerate(part.token_ids, part.start):
             if token_id == self.poison:
-                self.store.view(part.block_ids[0])[:] = bytes(self.layout.block_bytes)
+                for spoilt in range(part.start, part.start + len(part.token_ids)):
+                    self._token(part.block_ids, spoilt)[:] = bytes(TOKEN_BYTES)
                 raise RuntimeError(f"token {token_id} broke the step")
             before = toy_kv(token_id, position, before)
             self._token(part.block_ids, position)[:] = before

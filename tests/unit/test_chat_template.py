@@ -19,10 +19,11 @@ SOURCES = [
     "{{ tools | tojson(indent=2) }}|{{ documents }}|{{ tools is none }}",
     "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
     "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}{{ dict(a=1) }}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "{{ dict(a=1) }}{{ messages | length }}{{ messages[::-1][0].role }}",
     "{% macro show(x) %}<{{ x }}>{% endmacro %}{{ show(bos_token) }}{{ messages[-1]['role'] }}{{ enable_thinking }}",
     "{% for m in messages %}{{ m.reasoning_content }}/{{ m.thinking }};{% endfor %}",
-    "{{ messages[0].content.split(' ')[-1] }}{{ messages[::-1][0].role }}{{ add_generation_prompt }}{{ messages | length }}",
+    "{{ messages[0].content.split(' ')[-1] }}{{ add_generation_prompt }}",
 ]
 
 

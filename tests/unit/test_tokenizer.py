@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from baton_api.errors import SettingError
-from baton_api.sampling import SamplingParams
+from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 from support.tokenizer_dirs import SENTENCES, TEMPLATE, byte_level, sentencepiece
 from transformers import AutoTokenizer
@@ -20,7 +20,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"add_bos_token": False},
     {"additional_special_tokens": ["<|extra|>"]},
     {"added_tokens_decoder": {"600": {"content": "<late>", "special": False, "lstrip": True}}},
-    {"pad_token": {"content": "<|pad|>", "lstrip": False, "special": True}},
+    {"pad_token": {"__type": "AddedToken", "content": "<|pad|>", "lstrip": False, "special": True}},
 ]
 
 
@@ -39,6 +39,19 @@ def test_encoding_and_decoding_equal_transformers(
     assert ours.vocab_size == len(theirs)
     assert theirs.eos_token_id in ours.eos_token_ids
     assert set(theirs.all_special_ids) <= ours.special_ids
+
+
+@pytest.mark.parametrize("legacy", [{}, {"legacy": True}, {"legacy": False}])
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+def test_the_llama_class_is_built_as_transformers_builds_it(
+    tmp_path: Path, make: Callable[..., Path], legacy: dict[str, bool]
+) -> None:
+    folder = make(tmp_path, tokenizer_class="LlamaTokenizerFast", **legacy)
+    ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        ids = ours.encode(text, add_special_tokens=True)
+        assert ids == theirs.encode(text), text
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
@@ -111,8 +124,6 @@ def test_a_choice_follows_its_prompt_and_hides_special_tokens(tmp_path: Path) ->
     tokenizer = Tokenizer.load(sentencepiece(tmp_path))
     prompt = tokenizer.encode("The quick", add_special_tokens=True)
     output = tokenizer.encode("brown", add_special_tokens=False)
-    from baton_api.sampling import SampledToken
-
     for skip, expected in [(True, " brown"), (False, " brown</s>")]:
         choice = tokenizer.choice_output(SamplingParams(skip_special_tokens=skip), prompt)
         tokens = [SampledToken(token_id) for token_id in [*output, *tokenizer.eos_token_ids]]

@@ -4,5 +4,5 @@ Belongs here: bytes to requests and back, framing, limits, connection life, back
 Does not belong here: routes, JSON bodies other than the error body, authentication, TLS (a proxy ends it), HTTP/2.
 
 A request's way through the server: `http_connection` cuts the head off and has `http_head` judge it, collects the body
-(`chunked`), hands an `http_exchange.Exchange` to the handler, and takes the next request when that one is answered.
+(`http_body`), hands an `http_exchange.Exchange` to the handler, and takes the next request when that one is answered.
 """

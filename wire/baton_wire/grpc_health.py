@@ -1,7 +1,7 @@
 """The standard gRPC health service, grpc.health.v1 (grpc/doc/health-checking.md), without its package.
 
-Two fields travel: the request's `string service = 1` and the answer's `ServingStatus status = 1`; protobuf's own wrapper
-types have the same wire form (`StringValue`, `Int32Value`), so no stub needs to be generated.
+Two fields travel: the request's `string service = 1` and the answer's `ServingStatus status = 1`; protobuf's own
+wrapper types have the same wire form (`StringValue`, `Int32Value`), so no stub needs to be generated.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from baton_api.errors import BatonError, DeadlineExceeded
 
 Headers = Sequence[tuple[str, str]]
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status >= 200}
 # The server alone says what decides framing and connection life; so a relay may pass an upstream's headers whole.
 _OURS = frozenset(
     {
@@ -46,6 +46,16 @@ def _unknown_status(status: int) -> str:
     return f"HTTP/1.1 {status} \r\n"
 
 
+def declared_length(headers: Headers) -> int | None:
+    """The value of a content-length among `headers`. Raises ValueError when it is no number."""
+    for name, value in headers:
+        if name.lower() == "content-length":
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError(f"content-length {value!r} is no number")
+            return int(value)
+    return None
+
+
 def has_no_body(status: int) -> bool:
     return status in (204, 304)
 
@@ -55,7 +65,7 @@ def error_body(error: BatonError) -> bytes:
 
 
 def error_headers(error: BatonError) -> list[tuple[str, str]]:
-    """`Retry-After` in whole seconds, rounded up; `x-should-retry: false` where OpenAI's clients would retry in vain."""
+    """`Retry-After` in whole seconds, rounded up; `x-should-retry: false` where a retry by OpenAI's client is vain."""
     headers = []
     if error.retry_after_s is not None:
         headers.append(("retry-after", str(max(0, math.ceil(error.retry_after_s)))))

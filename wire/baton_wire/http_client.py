@@ -12,240 +12,18 @@ await client.close()
 from __future__ import annotations
 
 import asyncio
-import functools
-import re
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Coroutine
 
-from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
+from baton_api.errors import DeadlineExceeded
 
 from baton_wire.http_limits import ClientLimits
 from baton_wire.http_pool import Pool
-from baton_wire.http_upstream import Upstream, connection_lost_error
+from baton_wire.http_relay import RelayHandle, RelaySink
+from baton_wire.http_request import RequestHeaders, render_request, split_url
+from baton_wire.http_response import Response, StreamingResponse, WholeAnswer
+from baton_wire.http_upstream import connection_lost_error
 
 __all__ = ["ClientLimits", "HttpClient", "RelayHandle", "RelaySink", "Response", "StreamingResponse"]
-
-_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)(?::([0-9]{1,5}))?(/[\x21\x22\x24-\x7e]*)?")
-_METHOD = re.compile(r"[A-Z]{1,20}")
-
-RequestHeaders = Sequence[tuple[str, str]]
-
-
-class RelaySink(Protocol):
-    """Who an answer is relayed to. `on_data` gets payload without the chunked coding, joined per read."""
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None: ...
-    def on_data(self, data: bytes) -> None: ...
-    def on_end(self) -> None: ...
-    def on_error(self, error: BatonError) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A whole answer. Header names are lower case, repeated ones joined by ", "."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-@functools.lru_cache(maxsize=4096)
-def split_url(url: str) -> tuple[str, int, str]:
-    """Host, port and target of an http URL. Raises ValueError."""
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise ValueError(f"not an http URL: {url!r}")
-    host, port, target = match.groups()
-    return host.strip("[]"), int(port or 80), target or "/"
-
-
-def render_request(method: str, url: str, headers: RequestHeaders, body: bytes) -> bytes:
-    """The bytes of a request. Raises ValueError for a bad method or URL and for line breaks in headers."""
-    host, port, target = split_url(url)
-    if _METHOD.fullmatch(method) is None:
-        raise ValueError(f"not a method: {method!r}")
-    section = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    if section.count("\n") != len(headers) or section.count("\r") != len(headers) or "\0" in section:
-        raise ValueError("a header holds a line break or NUL")
-    length = f"content-length: {len(body)}\r\n" if body or method not in ("GET", "HEAD") else ""
-    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"{method} {target} HTTP/1.1\r\nhost: {authority}\r\n{section}{length}\r\n".encode("latin-1") + body
-
-
-class RelayHandle:
-    """One call under way. Repeats its request once when a reused connection closes before a byte of the answer came."""
-
-    __slots__ = ("_fresh", "_pool", "_repeatable", "_request", "_sink", "_upstream", "aborted", "head_only", "paused")
-
-    def __init__(self, pool: Pool, request: bytes, sink: RelaySink, *, head_only: bool, repeatable: bool) -> None:
-        self._pool = pool
-        self._request = request
-        self._sink = sink
-        self._upstream: Upstream | None = None
-        self._repeatable = repeatable
-        self._fresh = True
-        self.head_only = head_only
-        self.aborted = False
-        self.paused = False
-
-    def abort(self) -> None:
-        """Forgets the sink and closes the upstream connection. After the end it does nothing."""
-        self.aborted = True
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.detach()
-
-    def pause(self) -> None:
-        """Stops reading, so that the upstream's writer feels the back-pressure."""
-        if not self.paused:
-            self.paused = True
-            if self._upstream is not None:
-                self._upstream.pause()
-
-    def resume(self) -> None:
-        if self.paused:
-            self.paused = False
-            if self._upstream is not None:
-                self._upstream.resume()
-
-    # Called by the pool and the connection.
-
-    def connected(self, upstream: Upstream) -> None:
-        self._upstream = upstream
-        self._fresh = upstream.fresh
-        upstream.send(self, self._request)
-        if self.paused:
-            upstream.pause()
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self._sink.on_head(status, headers)
-
-    def on_data(self, data: bytes) -> None:
-        self._sink.on_data(data)
-
-    def on_end(self) -> None:
-        self._upstream = None
-        self._sink.on_end()
-
-    def on_error(self, error: BatonError) -> None:
-        upstream, self._upstream = self._upstream, None
-        raced = upstream is not None and upstream.silent and not self._fresh and error.code == "connection_lost"
-        if raced and self._repeatable:
-            self._repeatable = False
-            self._pool.acquire(self, fresh=True)
-        else:
-            self._sink.on_error(error)
-
-
-class _WholeAnswer:
-    """Sink of `request`."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._status = 0
-        self._headers: dict[str, str] = {}
-        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self._status, self._headers = status, headers
-
-    def on_data(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > self._max_bytes:
-            self._parts.clear()
-            self.on_error(WorkerProtocolError(f"the answer exceeds {self._max_bytes} bytes", code="answer_too_large"))
-
-    def on_end(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(Response(self._status, self._headers, b"".join(self._parts)))
-
-    def on_error(self, error: BatonError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class StreamingResponse:
-    """An answer read as it comes: `async with`, `async for data in it`. Leaving early closes the upstream connection.
-
-    The iteration raises WorkerProtocolError when the answer breaks off.
-    """
-
-    def __init__(self, max_buffered_bytes: int) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.head: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.handle: RelayHandle | None = None
-        self._max_buffered_bytes = max_buffered_bytes
-        self._buffered: deque[bytes] = deque()
-        self._buffered_bytes = 0
-        self._ended = False
-        self._error: BatonError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Breaks the connection off unless the answer has ended."""
-        if self.handle is not None and not self._ended:
-            self.handle.abort()
-            self._ended = True
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._buffered:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        data = self._buffered.popleft()
-        self._buffered_bytes -= len(data)
-        if self._buffered_bytes * 2 <= self._max_buffered_bytes and self.handle is not None:
-            self.handle.resume()
-        return data
-
-    # RelaySink
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self.status, self.headers = status, headers
-        if not self.head.done():
-            self.head.set_result(None)
-
-    def on_data(self, data: bytes) -> None:
-        self._buffered.append(data)
-        self._buffered_bytes += len(data)
-        if self._buffered_bytes > self._max_buffered_bytes and self.handle is not None:
-            self.handle.pause()
-        self._wake()
-
-    def on_end(self) -> None:
-        self._ended = True
-        self._wake()
-
-    def on_error(self, error: BatonError) -> None:
-        self._error, self._ended = error, True
-        if not self.head.done():
-            self.head.set_exception(error)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class HttpClient:
@@ -269,7 +47,7 @@ class HttpClient:
         repeatable: bool = True,
     ) -> Response:  # fmt: skip
         """The whole answer, whatever its status. Raises WorkerProtocolError, NoCapacity or DeadlineExceeded."""
-        sink = _WholeAnswer(self._limits.max_answer_bytes)
+        sink = WholeAnswer(self._limits.max_answer_bytes)
         handle = self.relay(method, url, body=body, headers=headers, sink=sink, repeatable=repeatable)
         try:
             async with asyncio.timeout(timeout_s):
@@ -305,8 +83,9 @@ class HttpClient:
         `repeatable=False` for a request that must not be sent twice, even if its reused connection closed in silence.
         Raises ValueError for a bad method, URL or header. The sink may be called before this returns (an error only).
         """
-        request = render_request(method, url, headers, body)
-        host, port, _ = split_url(url)
+        address = split_url(url)
+        host, port, _ = address
+        request = render_request(method, address, headers, body)
         pool = self._pools.get((host, port)) or self._new_pool(host, port)
         handle = RelayHandle(pool, request, sink, head_only=method == "HEAD", repeatable=repeatable)
         if self._closed:

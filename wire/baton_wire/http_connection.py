@@ -6,13 +6,13 @@ import asyncio
 import enum
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, InternalError, NoCapacity, TooLarge
 
-from baton_wire.chunked import ChunkDecoder
 from baton_wire.http_answer import CONTINUE, error_body, error_headers, render_head
+from baton_wire.http_body import ChunkedBody, LengthBody
 from baton_wire.http_exchange import ClientGone, Exchange
 from baton_wire.http_head import RequestHead, check_partial_head, parse_request_head
 
@@ -41,9 +41,9 @@ class Connection(asyncio.Protocol):
     """See the module. `paused_since` is the loop time since when the write buffer has been above its mark."""
 
     __slots__ = (
-        "_advancing", "_buffer", "_chunks", "_discarded_bytes", "_exchange", "_first", "_head", "_limits", "_loop",
-        "_missing_bytes",
-        "_parts", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since", "peer", "transport",
+        "_advancing", "_body", "_buffer", "_checked_bytes", "_discarded_bytes", "_exchange", "_first", "_head",
+        "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since", "peer",
+        "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -58,10 +58,9 @@ class Connection(asyncio.Protocol):
         self._buffer = b""  # unread bytes: a partial head, or what came ahead of its turn
         self._advancing = False
         self._reading_paused = False
-        self._head: RequestHead | None = None
-        self._parts: list[bytes] = []
-        self._missing_bytes = 0
-        self._chunks: ChunkDecoder | None = None
+        self._checked_bytes = 0  # of a partial head
+        self._head: RequestHead | None = None  # whose body is awaited
+        self._body: LengthBody | ChunkedBody | None = None
         self._discarded_bytes = 0
         self._exchange: Exchange | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -71,6 +70,9 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         return self._server.closing
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
 
     @property
     def date_line(self) -> str:
@@ -106,15 +108,16 @@ class Connection(asyncio.Protocol):
         phase = self._phase
         if phase is IDLE or phase is HEAD:
             self._buffer = self._buffer + data if self._buffer else data
-            self._advance()
+            if self.paused_since is None:
+                self._advance()
+            else:
+                self._bound_read_ahead()
         elif phase is BODY:
             self._take_body(data)
             self._advance()
         elif phase is BUSY:
             self._buffer += data
-            if len(self._buffer) > self._limits.max_pipelined_bytes:
-                self._reading_paused = True
-                self.transport.pause_reading()
+            self._bound_read_ahead()
         elif phase is LINGER:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > 4 * self._limits.max_body_bytes:
@@ -131,6 +134,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.writing_resumed()
         else:
+            self._resume_reading()
             self._advance()
 
     # Requests
@@ -163,6 +167,7 @@ class Connection(asyncio.Protocol):
         except BatonError as error:
             self._refuse(error)
             return False
+        self._checked_bytes = 0
         length = head.content_length
         if head.chunked or length > len(buffer) - end:
             self._await_body(head, buffer[end:])
@@ -173,12 +178,13 @@ class Connection(asyncio.Protocol):
 
     def _await_head(self, partial: bytes, limit: int) -> None:
         try:
-            check_partial_head(partial[:limit])
+            check_partial_head(partial[:limit], self._checked_bytes)
             if len(partial) >= limit:
                 raise HeadersTooLarge(f"the request head exceeds {limit} bytes")
         except BatonError as error:
             self._refuse(error)
             return
+        self._checked_bytes = len(partial)
         if self._phase is IDLE:
             if not self._first:
                 self._since = self._loop.time()
@@ -189,43 +195,26 @@ class Connection(asyncio.Protocol):
         self._phase = BODY
         self._since = self._loop.time()
         self._head = head
-        self._parts = []
-        self._missing_bytes = head.content_length
-        self._chunks = ChunkDecoder(self._limits.max_body_bytes) if head.chunked else None
+        self._body = ChunkedBody(self._limits.max_body_bytes) if head.chunked else LengthBody(head.content_length)
         if head.expect_continue and not available:
             self.transport.write(CONTINUE)
         if available:
             self._take_body(available)
 
     def _take_body(self, data: bytes) -> None:
-        head = self._head
-        assert head is not None
-        if self._chunks is not None:
-            self._take_chunked(head, self._chunks, data)
-            return
-        missing = self._missing_bytes
-        if len(data) < missing:
-            self._parts.append(data)
-            self._missing_bytes = missing - len(data)
-            return
-        self._parts.append(data[:missing])
-        self._buffer = data[missing:]
-        body, self._parts = b"".join(self._parts), []
-        self._dispatch(head, body)
-
-    def _take_chunked(self, head: RequestHead, chunks: ChunkDecoder, data: bytes) -> None:
+        head, body = self._head, self._body
+        assert head is not None and body is not None
         try:
-            chunks.feed(data)
+            body.feed(data)
         except BatonError as error:
             self._refuse(error)
             return
-        if chunks.done:
-            self._buffer = chunks.rest
-            self._chunks = None
-            self._dispatch(head, chunks.body())
+        if body.done:
+            self._buffer = body.rest
+            self._dispatch(head, body.body())
 
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
-        self._head = None
+        self._head = self._body = None
         self._phase = BUSY
         self._first = False
         exchange = self._exchange = Exchange(self, head, body)
@@ -263,28 +252,26 @@ class Connection(asyncio.Protocol):
     def exchange_ended(self, keep_alive: bool) -> None:
         """The answer is in the write buffer; on to the next request, or the close."""
         self._exchange = None
-        if not keep_alive:
+        if not keep_alive or self._server.closing:
             self._close()
             return
         self._phase = IDLE
         self._since = self._loop.time()
-        if self._reading_paused:
-            self._reading_paused = False
-            self.transport.resume_reading()
+        self._resume_reading()
         if self._buffer:
             self._advance()
 
     # Ends
 
     def _refuse(self, error: BatonError) -> None:
-        """Answers what never became a request, and lingers: a close with unread bytes is a reset that eats the answer."""
+        """Answers what never became a request, then lingers: closing on unread bytes resets and loses the answer."""
         body = error_body(error)
         framing = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{self.date_line}connection: close\r\n"
         )
         self.transport.write(render_head(error.http_status, error_headers(error), framing) + body)
         self._buffer = b""
-        self._head, self._chunks, self._parts = None, None, []
+        self._head = self._body = None
         self._phase = LINGER
         self._since = self._loop.time()
         self.transport.write_eof()
@@ -323,20 +310,26 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self._phase is HEAD and waited_s > limits.header_timeout_s:
             self._refuse(ClientTooSlow(f"no complete request head in {limits.header_timeout_s:g} s"))
-        elif (
-            self._phase is BODY
-            and waited_s > limits.body_grace_s + self._received_bytes() / limits.body_min_bytes_per_s
-        ):
+        elif self._phase is BODY and self._body_is_slow(waited_s):
             self._refuse(ClientTooSlow(f"the body comes slower than {limits.body_min_bytes_per_s:g} bytes/s"))
         elif (self._phase is LINGER and waited_s > limits.linger_s) or (
             self._phase is CLOSED and waited_s > limits.write_stall_s
         ):
             self.transport.abort()
 
-    def _received_bytes(self) -> int:
-        if self._chunks is not None:
-            return self._chunks.received_bytes
-        return 0 if self._head is None else self._head.content_length - self._missing_bytes
+    def _body_is_slow(self, waited_s: float) -> bool:
+        received_bytes = 0 if self._body is None else self._body.received_bytes
+        return waited_s > self._limits.body_grace_s + received_bytes / self._limits.body_min_bytes_per_s
+
+    def _bound_read_ahead(self) -> None:
+        if len(self._buffer) > self._limits.max_pipelined_bytes and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
 
     def check_write_buffer(self) -> None:
         """Cuts a client whose writer ignores back-pressure."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from baton_api.errors import BatonError
 
-from baton_wire.http_answer import LAST_CHUNK, error_body, error_headers, has_no_body, render_head
+from baton_wire.http_answer import LAST_CHUNK, declared_length, error_body, error_headers, has_no_body, render_head
 from baton_wire.http_head import RequestHead
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection", "_gone_callbacks", "_head", "_keep_alive", "_no_body", "_pause", "_resume",
-        "body", "ended", "gone", "headers", "method", "path", "peer", "query", "started", "target",
+        "_connection", "_gone_callbacks", "_head", "_keep_alive", "_no_body", "_opening", "_pause", "_remaining_bytes",
+        "_resume", "body", "ended", "gone", "headers", "method", "path", "peer", "query", "started", "target",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: RequestHead, body: bytes) -> None:
@@ -38,6 +38,8 @@ class Exchange:
         self._head = head
         self._keep_alive = head.keep_alive
         self._no_body = head.method == "HEAD"
+        self._opening = b""  # the head of a started answer, held for its first chunk or the next turn of the loop
+        self._remaining_bytes: int | None = None  # of a started answer with a declared length
         self._gone_callbacks: list[Callable[[], None]] = []
         self._pause: Callable[[], None] | None = None
         self._resume: Callable[[], None] | None = None
@@ -77,27 +79,41 @@ class Exchange:
         self.respond(error.http_status, error_body(error), error_headers(error))
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Opens an answer of unknown length: chunked, or ended by the close for an HTTP/1.0 client."""
+        """Opens an answer that comes in pieces: of the length that `headers` declare, else chunked.
+
+        An HTTP/1.0 client gets no chunks; the close ends its answer. Raises as `respond` does.
+        """
         if self.gone:
             return
         self._begin()
-        if has_no_body(status):
-            self._no_body = True
-            coding = ""
+        self._no_body = self._no_body or has_no_body(status)
+        length = declared_length(headers)
+        if length is not None:
+            framing = f"content-length: {length}\r\n"
+        elif self._head.http11 and not has_no_body(status):
+            framing = "transfer-encoding: chunked\r\n"
         else:
-            coding = "transfer-encoding: chunked\r\n" if self._head.http11 else ""
-        head = render_head(status, headers, coding + self._connection_lines())
+            framing = ""
+            self._keep_alive = self._keep_alive and self._no_body
+        self._opening = render_head(status, headers, framing + self._connection_lines())
+        self._remaining_bytes = length
         self.started = True
-        self._connection.transport.write(head)
+        self._connection.call_soon(self._flush)
 
     def write(self, data: bytes) -> None:
-        """One chunk. Dropped once the client is gone; raises RuntimeError before `start`."""
+        """One chunk. Dropped once the client is gone. RuntimeError before `start` or past a declared length."""
         if self.gone or self.ended or self._no_body or not data:
             return
         if not self.started:
             raise RuntimeError("write before start")
+        if self._remaining_bytes is not None:
+            self._spend(len(data))
+        elif self._head.http11:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._opening:
+            data, self._opening = self._opening + data, b""
         connection = self._connection
-        connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._head.http11 else data)
+        connection.transport.write(data)
         if connection.paused_since is not None:
             connection.check_write_buffer()
 
@@ -109,22 +125,32 @@ class Exchange:
             raise ClientGone("the client closed the connection")
 
     def end(self) -> None:
-        """Completes a started answer; a second call does nothing. Raises RuntimeError before `start`."""
+        """Completes a started answer, or breaks it off short of its declared length. A second call does nothing.
+
+        Raises RuntimeError before `start`.
+        """
         if self.gone or self.ended:
             return
         if not self.started:
             raise RuntimeError("end before start")
-        if self._head.http11 and not self._no_body:
-            self._connection.transport.write(LAST_CHUNK)
+        if self._remaining_bytes and not self._no_body:
+            self.abort()
+            return
+        last = LAST_CHUNK if self._remaining_bytes is None and self._head.http11 and not self._no_body else b""
+        if self._opening or last:
+            self._connection.transport.write(self._opening + last)
+            self._opening = b""
         self._finish()
 
     def abort(self) -> None:
         """Breaks the answer off: what was written is sent, the end is not, so that the client sees a broken stream."""
         if self.gone or self.ended:
             return
+        self._flush()
         self.ended = True
-        # Without a chunked coding an orderly close would read as the end: only a reset tells the client.
-        self._connection.cut(reset=not self._head.http11 or not self.started)
+        # Without a length or chunks an orderly close would read as the end: only a reset tells the client.
+        unframed = not self._head.http11 and self._remaining_bytes is None
+        self._connection.cut(reset=unframed or not self.started)
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Calls back once if the client leaves before the end (or closes its sending half); at once if it has left."""
@@ -155,6 +181,18 @@ class Exchange:
     def writing_resumed(self) -> None:
         if self._resume is not None:
             self._resume()
+
+    def _flush(self) -> None:
+        if self._opening and not self.gone:
+            self._connection.transport.write(self._opening)
+            self._opening = b""
+
+    def _spend(self, size_bytes: int) -> None:
+        assert self._remaining_bytes is not None
+        if size_bytes > self._remaining_bytes:
+            self.abort()
+            raise RuntimeError("the answer is longer than its declared content-length")
+        self._remaining_bytes -= size_bytes
 
     def _begin(self) -> None:
         if self.started or self.ended:

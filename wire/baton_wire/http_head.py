@@ -8,6 +8,7 @@ targets, no upgrades.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
 
 
 def _collect(section: str, max_headers: int) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Fields by lower-case name, and the names that came more than once."""
     headers: dict[str, str] = {}
     repeated: tuple[str, ...] = ()
     if not section:
@@ -95,8 +97,13 @@ def _check_host(host: str | None, http11: bool) -> None:
     if host is None:
         if http11:
             raise BadRequest("header host is missing", code="missing_host")
-    elif _HOST.fullmatch(host) is None:
+    elif not _is_host(host):
         raise BadRequest("header host is malformed", code="malformed_host")
+
+
+@functools.lru_cache(maxsize=256)
+def _is_host(value: str) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def _check_chunked(headers: dict[str, str], http11: bool) -> None:
@@ -114,9 +121,12 @@ def _content_length(value: str | None) -> int:
     return int(value)
 
 
-def check_partial_head(partial: bytes) -> None:
-    """Raises BadRequest for what cannot become a head (a TLS hello, bare LF), so that nobody waits for its end."""
-    if _FORBIDDEN_BYTE.search(partial) is not None or not (b"A"[0] <= partial[0] <= b"Z"[0]):
+def check_partial_head(partial: bytes, checked_bytes: int) -> None:
+    """Raises BadRequest for what cannot become a head (a TLS hello, bare LF), so that nobody waits for its end.
+
+    `checked_bytes` of it have been seen before: a head that dribbles in must not be read over and over.
+    """
+    if _FORBIDDEN_BYTE.search(partial, max(0, checked_bytes - 2)) is not None or not (b"A"[0] <= partial[0] <= b"Z"[0]):
         raise BadRequest("not an HTTP/1.1 request head", code="malformed_head")
 
 

@@ -63,12 +63,15 @@ class Pool:
             applicant.on_error(NoCapacity(f"too many requests wait for {self._host}:{self._port}", code="pool_full"))
 
     async def _connect(self, applicant: Applicant) -> None:
+        upstream = Upstream(self, self._limits)
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                _, upstream = await self._loop.create_connection(
-                    lambda: Upstream(self, self._limits), self._host, self._port
-                )
+                await self._loop.create_connection(lambda: upstream, self._host, self._port)
+        except asyncio.CancelledError:
+            upstream.abandon()
+            raise
         except OSError as error:  # TimeoutError is one
+            upstream.abandon()
             self._connecting.discard(applicant)
             why = str(error) or f"no connection in {self._limits.connect_timeout_s:g} s"
             self._connect_failed(applicant, f"cannot connect to {self._host}:{self._port}: {why}")

@@ -23,8 +23,8 @@ __all__ = ["ClientGone", "Exchange", "Handler", "HttpServer", "ServerLimits", "s
 
 Handler = Callable[[Exchange], Awaitable[None] | None]
 """A coroutine function, run as a task that must complete the answer; or, for the hot path, a plain function that
-returns None and has the answer completed by callbacks. A BatonError becomes its answer, any other exception a logged 500;
-once the answer has started both break it off."""
+returns None and has the answer completed by callbacks. A BatonError becomes its answer, any other exception a logged
+500; once the answer has started both break it off."""
 
 
 class HttpServer:

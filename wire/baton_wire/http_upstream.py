@@ -79,6 +79,11 @@ class Upstream(asyncio.Protocol):
         self.silent = True
         self.transport.write(request)
 
+    def abandon(self) -> None:
+        """For a connection whose maker was cancelled: it may be open all the same."""
+        if hasattr(self, "transport"):
+            self.transport.abort()
+
     def detach(self) -> None:
         """Forgets the call and breaks the connection: the server sees that nobody waits."""
         self._call = None
@@ -92,7 +97,8 @@ class Upstream(asyncio.Protocol):
     def resume(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            self.transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     # asyncio.Protocol
 
@@ -194,7 +200,7 @@ class Upstream(asyncio.Protocol):
             self.resume()
             self._owner.connection_free(self)
         else:
-            self.transport.close()
+            self.transport.abort()  # not close: the rest of a request nobody reads would be flushed for ever
         call.on_end()
 
     def _fail(self, call: Call, message: str) -> None:

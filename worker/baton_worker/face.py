@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from baton_api.errors import (
@@ -101,7 +102,7 @@ class Face:
         job = self._job(exchange)
         task = asyncio.current_task()
         assert task is not None
-        exchange.on_gone(task.cancel)
+        exchange.on_gone(partial(_cancel, task))
         self.in_flight += 1
         try:
             await self._host.serve_job(job, exchange)
@@ -152,6 +153,10 @@ class Face:
                 param="messages" if isinstance(parsed, ChatRequest) else "prompt",
             )
         return tokens
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -35,4 +35,4 @@ class Prompter:
         if self._template is None:
             raise BadRequest("this model has no chat template; use /v1/completions", param="messages")
         messages = [message.for_template() for message in request.messages]
-        return self._template.render(messages, variables=request.template_kwargs)
+        return self._template.render(messages, variables=dict(request.template_kwargs))

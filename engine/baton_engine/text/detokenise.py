@@ -19,7 +19,8 @@ UNFINISHED = "\ufffd"
 
 class Detokeniser:
     """`decode` turns ids into text, special tokens left out or not; `prompt` are the tokens before the output, so that
-    the first one gets its leading space. An unfinished character at the prompt's end comes with the first text."""
+    the first one gets its leading space. Tokens at the prompt's end that end in an unfinished character count as
+    output, as they do when a choice is resumed elsewhere: their text was held there, and comes here."""
 
     def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
         self._decode = decode

@@ -12,7 +12,8 @@ from typing import Any
 import tokenizers
 from baton_api.errors import SettingError
 from baton_api.sampling import SamplingParams
-from tokenizers.processors import TemplateProcessing
+from tokenizers.decoders import ByteLevel
+from tokenizers.pre_tokenizers import Metaspace
 
 from .detokenise import Detokeniser
 from .output import ChoiceOutput
@@ -34,7 +35,7 @@ class Tokenizer:
         named_eos = backend.token_to_id(self.special_tokens.get("eos_token", ""))
         self.eos_token_ids = eos | (frozenset({named_eos}) if named_eos is not None else frozenset())
         self._added = {token_id: token.content for token_id, token in backend.get_added_tokens_decoder().items()}
-        self._byte_level = "ByteLevel" in json.dumps(json.loads(backend.to_str()).get("decoder"))
+        self._byte_level = _is_byte_level(backend)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -119,16 +120,26 @@ def _named_tokens(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _prepare(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """What transformers does to the backend after loading it (`TokenizersBackend.__init__`, version 5)."""
+    """What transformers does to the backend after loading it (`TokenizersBackend.__init__`, version 5): tokens that
+    only the configuration knows are added; `add_bos_token` and `add_eos_token` are ignored, as tokenizer.json says."""
     backend.no_truncation()
     backend.no_padding()
+    if str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer" and not _is_byte_level(backend):
+        # transformers builds this class's pipeline itself; it differs from most files after special tokens.
+        backend.normalizer = None
+        scheme = "always" if config.get("legacy") else "first"
+        backend.pre_tokenizer = Metaspace(
+            _METASPACE, prepend_scheme=scheme if config.get("add_prefix_space", True) else "never", split=False
+        )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in _configured_tokens(config):
         if token.content not in known:
             backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
             known.add(token.content)
-    if backend.post_processor is None or "add_bos_token" in config or "add_eos_token" in config:
-        backend.post_processor = _post_processor(backend, config)
+
+
+def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    return isinstance(backend.decoder, ByteLevel)
 
 
 def _configured_tokens(config: Mapping[str, Any]) -> Iterator[tokenizers.AddedToken]:
@@ -148,15 +159,6 @@ def _added_token(row: Any, special: bool = False) -> tokenizers.AddedToken:
         return tokenizers.AddedToken(row, special=True, normalized=False)
     flags = {name: bool(row[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in row}
     return tokenizers.AddedToken(row["content"], special=special or bool(row.get("special")), **flags)
-
-
-def _post_processor(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> TemplateProcessing:
-    names = dict(_named_tokens(config))
-    bos = names.get("bos_token") if config.get("add_bos_token") else None
-    eos = names.get("eos_token") if config.get("add_eos_token") else None
-    single = " ".join([f"{bos}:0"] * bool(bos) + ["$A:0"] + [f"{eos}:0"] * bool(eos))
-    special = [(token, backend.token_to_id(token)) for token in (bos, eos) if token]
-    return TemplateProcessing(single=single, pair=None, special_tokens=special)
 
 
 def _bytes_of_characters() -> dict[str, bytes]:

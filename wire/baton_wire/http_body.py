@@ -1,5 +1,6 @@
-"""Decodes the chunked transfer coding of a request body (RFC 9112 section 7.1), strictly and within bounds. Pure.
+"""Collects a request body: of a known length, or in the chunked transfer coding (RFC 9112 section 7.1). Pure.
 
+Both collectors: `feed` until `done`; then `body()` is the body and `rest` what followed it.
 Chunk extensions are ignored, trailers are checked and dropped. The number of chunks is bounded by the bytes they carry:
 a body in one-byte chunks would cost a hundred times its size in CPU.
 """
@@ -19,8 +20,33 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\t\x20-\x7e]*+)?\r\n")
 _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 
 
-class ChunkDecoder:
-    """Bytes in, body out. `feed` until `done`; then `body()` and `rest` (what followed the body)."""
+class LengthBody:
+    """A body of `length_bytes` bytes."""
+
+    __slots__ = ("_length_bytes", "_parts", "done", "received_bytes", "rest")
+
+    def __init__(self, length_bytes: int) -> None:
+        self._length_bytes = length_bytes
+        self._parts: list[bytes] = []
+        self.received_bytes = 0
+        self.done = False
+        self.rest = b""
+
+    def body(self) -> bytes:
+        return b"".join(self._parts)
+
+    def feed(self, data: bytes) -> None:
+        missing = self._length_bytes - self.received_bytes
+        taken = data[:missing]
+        self._parts.append(taken)
+        self.received_bytes += len(taken)
+        if len(data) >= missing:
+            self.done = True
+            self.rest = data[missing:]
+
+
+class ChunkedBody:
+    """A chunked body, decoded. The sum of the chunk sizes announced so far is `received_bytes`."""
 
     __slots__ = (
         "_buffer",

@@ -1,0 +1,168 @@
+"""The gateway's routes: one deny-by-default table, authentication per route, errors in OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from baton_api.errors import BatonError, InternalError, MethodNotAllowed, NoCapacity, NotFound
+from baton_api.routing import Route, RouteRequest, View
+from baton_wire.http_answer import error_body, error_headers
+from baton_wire.http_server import Exchange
+from baton_wire.sse import format_event
+
+from . import flow
+from .access import KeyRing, request_id
+from .flow import Parts, Visitor
+from .routing import pick
+from .telemetry import CONTENT_TYPE, label
+
+log = logging.getLogger("baton.gateway")
+MODEL_PREFIX = "/v1/models/"
+LONG_PROMPT = 1 << 20
+
+Serve = Callable[[Exchange, Visitor], Awaitable[int]]
+"""Answers with the status it returns, or raises BatonError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    serve: Serve
+    needs_key: bool = True
+
+
+class App:
+    """`handle` is the server's handler. `draining` makes it not ready."""
+
+    def __init__(self, parts: Parts, keys: KeyRing, created_s: int) -> None:
+        self._parts = parts
+        self._keys = keys
+        self._created_s = created_s
+        self.draining = False
+        generate = Handler(self._generate)
+        self.routes: dict[str, tuple[str, Handler]] = {
+            flow.CHAT_PATH: ("POST", generate),
+            "/v1/completions": ("POST", generate),
+            "/v1/models": ("GET", Handler(self._models)),
+            MODEL_PREFIX: ("GET", Handler(self._model)),
+            "/health": ("GET", Handler(self._health, needs_key=False)),
+            "/ready": ("GET", Handler(self._ready, needs_key=False)),
+            "/metrics": ("GET", Handler(self._metrics, needs_key=parts.settings.metrics_need_key)),
+        }
+
+    async def handle(self, exchange: Exchange) -> None:
+        """One request, counted; a client that leaves cancels it."""
+        task = asyncio.current_task()
+        assert task is not None
+        exchange.on_gone(lambda: _cancel(task))
+        telemetry, start_s = self._parts.telemetry, self._parts.now()
+        visitor = Visitor("", request_id(exchange.headers, self._parts.draw(12).hex()))
+        route, outcome = "unknown", (499, "client_gone")
+        telemetry.move("baton_gateway_in_flight", 1)
+        try:
+            route, handler = self._find(exchange)
+            if handler.needs_key:
+                visitor = Visitor(self._keys.tenant(exchange.headers), visitor.request_id)
+            status = await handler.serve(exchange, visitor)
+            outcome = (status, "ok" if status == 200 else "from_worker")
+        except BatonError as error:
+            outcome = (error.http_status, label(error.code or error.reason))
+            refuse(exchange, error, visitor.request_id)
+        except Exception:
+            outcome = (500, "internal")
+            log.exception("request %s failed", visitor.request_id)
+            refuse(exchange, InternalError(f"internal error (request {visitor.request_id})"), visitor.request_id)
+        finally:
+            telemetry.move("baton_gateway_in_flight", -1)
+            telemetry.count("baton_gateway_requests_total", route, str(outcome[0]), outcome[1])
+            if outcome[0] == 499:
+                telemetry.count("baton_gateway_client_aborts_total")
+            elif outcome[0] == 200 and exchange.method == "POST":
+                telemetry.observe("baton_gateway_e2e_seconds", self._parts.now() - start_s, self._parts.registry.model)
+
+    def _find(self, exchange: Exchange) -> tuple[str, Handler]:
+        path = exchange.path
+        if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX:
+            path = MODEL_PREFIX
+        elif path == MODEL_PREFIX or path not in self.routes:
+            raise NotFound(f"{exchange.method} {exchange.path[:128]} is not served here")
+        method, handler = self.routes[path]
+        if exchange.method != method:
+            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only")
+        return path, handler
+
+    async def _generate(self, exchange: Exchange, visitor: Visitor) -> int:
+        if self.draining:
+            raise NoCapacity("this gateway is shutting down", code="rejected-shutting-down", retry_after_s=1.0)
+        return await flow.serve(self._parts, exchange, visitor)
+
+    async def _models(self, exchange: Exchange, visitor: Visitor) -> int:
+        models = [self._described()] if self._parts.registry.model else []
+        return _say(exchange, {"object": "list", "data": models}, visitor)
+
+    async def _model(self, exchange: Exchange, visitor: Visitor) -> int:
+        name = unquote(exchange.path.removeprefix(MODEL_PREFIX))
+        if name != self._parts.registry.model:
+            raise NotFound(f"model {name[:64]!r} is not served here", param="model", code="model_not_found")
+        return _say(exchange, self._described(), visitor)
+
+    def _described(self) -> dict[str, object]:
+        lengths = [worker.info.max_model_len for worker in self._parts.registry.routable()]
+        return {
+            "id": self._parts.registry.model,
+            "object": "model",
+            "created": self._created_s,
+            "owned_by": "baton",
+            "max_model_len": max(lengths, default=None),
+        }
+
+    async def _health(self, exchange: Exchange, visitor: Visitor) -> int:
+        return _say(exchange, {"status": "ok"}, visitor)
+
+    async def _ready(self, exchange: Exchange, visitor: Visitor) -> int:
+        """Whether a request of any length would find its workers now."""
+        if self.draining:
+            raise NoCapacity("draining", code="rejected-shutting-down", retry_after_s=1.0)
+        registry, policy = self._parts.registry, self._parts.settings.policy
+        workers = registry.routable()
+        prompt = RouteRequest(max(1, policy.min_remote_prefill_tokens), registry.model)
+        found = pick(View(workers, {}), prompt, self._parts.now(), policy)
+        if not isinstance(found, Route):
+            raise NoCapacity(found.message, code=found.reason, retry_after_s=found.retry_after_s)
+        if policy.mode == "disaggregated" and found.prefill is None:
+            raise NoCapacity("no prefill worker is ready", code="no_prefill_worker", retry_after_s=1.0)
+        return _say(exchange, {"status": "ready", "workers": len(workers)}, visitor)
+
+    async def _metrics(self, exchange: Exchange, visitor: Visitor) -> int:
+        states = self._parts.registry.states()
+        self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
+        exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
+        return 200
+
+
+def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
+    """The error as the answer or, when a stream has begun, as its last event before it is broken off without [DONE]."""
+    body = error_body(error)
+    if exchange.started:
+        exchange.write(format_event(body))
+        exchange.abort()
+        return
+    headers = [*error_headers(error), ("x-request-id", request_id)]
+    if error.code is not None and error.code.startswith("rejected-"):
+        headers.append(("x-request-dropped-reason", error.code))
+    if error.http_status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    exchange.respond(error.http_status, body, headers)
+
+
+def _say(exchange: Exchange, answer: object, visitor: Visitor) -> int:
+    exchange.respond(200, json.dumps(answer).encode(), [("x-request-id", visitor.request_id)])
+    return 200
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()

@@ -1,0 +1,124 @@
+"""One try at answering a request: both legs under way on one route, and what went wrong, if it did."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
+from baton_api.routing import Route
+from baton_wire.http_client import HttpClient, RelayHandle
+
+from .registry import Registry
+from .relay import Answer, Head
+
+# A prefill worker that says so took nothing on. Any other failure of it reaches decode through the KV session, which
+# then recomputes or fails as the policy says.
+_NOT_TAKEN = frozenset({429, 503})
+_WORTH_ANOTHER = frozenset({429, 500, 502, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class LegRequest:
+    """`tokens` is the load it books on its worker."""
+
+    url: str
+    path: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A leg failed before the answer's first byte, in a way that another worker may not."""
+
+    leg: Literal["prefill", "decode"]
+    url: str
+    reason: str
+    error: BatonError
+
+
+class Attempt:
+    """Sends both legs at once on construction. `abort` (always called in the end) breaks off what is still running."""
+
+    def __init__(
+        self, client: HttpClient, registry: Registry, route: Route, decode: LegRequest, prefill: LegRequest | None
+    ) -> None:
+        self.route = route
+        self.answer = Answer()
+        self._loads = ExitStack()
+        self._prefill_failure: Failure | None = None
+        self._prefill_load = ExitStack()
+        self._legs: list[RelayHandle] = []
+        if prefill is not None:
+            self._prefill_load.enter_context(registry.load(prefill.url, prefill.tokens))
+            self._legs.append(_send(client, prefill, Answer(self._prefill_ended)))
+        self._loads.enter_context(registry.load(decode.url, decode.tokens))
+        self.decode = _send(client, decode, self.answer)
+        self._legs.append(self.decode)
+
+    @property
+    def head(self) -> Head:
+        """The decode leg's; only after `failure` returned."""
+        if self.answer.head is None:
+            raise self.answer.error or WorkerProtocolError("no answer came", code="bad_answer")
+        return self.answer.head
+
+    async def failure(self, timeout_s: float) -> Failure | None:
+        """Waits for the decode leg's head; None when there is an answer to pass on.
+
+        Raises DeadlineExceeded when no head came in time. Aborts when cancelled.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                head = await self.answer.wait_head()
+        except TimeoutError:
+            self.abort()
+            raise DeadlineExceeded(f"no first token in {timeout_s:g} s", code="first_byte_timeout") from None
+        except BatonError as error:
+            return self._prefill_failure or Failure("decode", self.route.decode.url, _reason(error), error)
+        except BaseException:
+            self.abort()
+            raise
+        return self._refusal(head)
+
+    def _refusal(self, head: Head) -> Failure | None:
+        if head.status in (401, 403):
+            error = WorkerProtocolError("a worker refused this gateway's key", code="worker_key_refused")
+            self.answer.head, self.answer.error = None, error
+            return Failure("decode", self.route.decode.url, "worker_key_refused", error)
+        if head.status not in _WORTH_ANOTHER:
+            return None
+        error = WorkerProtocolError(f"the worker answered {head.status}", code=f"status_{head.status}")
+        return Failure("decode", self.route.decode.url, f"status_{head.status}", error)
+
+    def _prefill_ended(self, prefill: Answer) -> None:
+        """Frees its booked load, and stops the decode leg's wait when prefill never took the request on."""
+        self._prefill_load.close()
+        assert self.route.prefill is not None
+        if self.answer.head is not None or self.answer.error is not None:
+            return
+        error = prefill.error
+        if prefill.head is not None and prefill.head.status in _NOT_TAKEN:
+            error = WorkerProtocolError(f"prefill answered {prefill.head.status}", code=f"status_{prefill.head.status}")
+        elif error is None or error.code != "connect_failed":
+            return
+        self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)
+        self.answer.on_error(error)
+
+    def abort(self) -> None:
+        for leg in self._legs:
+            leg.abort()
+        self._prefill_load.close()
+        self._loads.close()
+
+
+def _reason(error: BatonError) -> str:
+    return error.code or error.reason
+
+
+def _send(client: HttpClient, leg: LegRequest, sink: Answer) -> RelayHandle:
+    return client.relay("POST", leg.url + leg.path, body=leg.body, headers=leg.headers, sink=sink)

@@ -1,0 +1,134 @@
+"""Keeps the registry true: watches the fleet file and asks every worker who and how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from baton_api.errors import BatonError, SettingError
+from baton_api.fleet import Fleet
+from baton_api.worker import WorkerInfo
+from baton_wire.http_client import HttpClient, split_url
+
+from .registry import Registry
+from .settings import GatewaySettings
+
+log = logging.getLogger("baton.gateway.discovery")
+WORKER_PATH = "/baton/v1/worker"
+EAGER_INTERVAL_S = 0.2
+"""Between two looks at a worker that is not routable yet, so that a start is seen soon."""
+
+
+class FleetChanges:
+    """Wakes who waits for a worker to become routable."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def announce(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns at the next change or when the time is over."""
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(changed)
+        try:
+            await asyncio.wait((changed,), timeout=timeout_s)
+        finally:
+            self._waiting.discard(changed)
+
+
+class Discovery:
+    """`run` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out of the fleet."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        registry: Registry,
+        client: HttpClient,
+        worker_key: str,
+        changes: FleetChanges,
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._client = client
+        self._headers = (("authorization", f"Bearer {worker_key}"),)
+        self._changes = changes
+        self._on_gone = on_gone
+        self._content: bytes | None = None
+        self._hearts: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._look_at_file()
+                await asyncio.sleep(self._settings.fleet_poll_s)
+        finally:
+            for task in self._hearts.values():
+                task.cancel()
+            await asyncio.gather(*self._hearts.values(), return_exceptions=True)
+
+    def _look_at_file(self) -> None:
+        """A file that cannot be read or is no fleet changes nothing: the last good one stays."""
+        try:
+            content = Path(self._settings.fleet_file).read_bytes()
+        except OSError as error:
+            content = b""
+            if self._content != content:
+                log.warning("fleet file: %s; keeping the last fleet", error)
+        if content == self._content:
+            return
+        self._content = content
+        if content:
+            try:
+                self._take(checked(Fleet.from_json(content)))
+            except SettingError as error:
+                log.error("%s; keeping the last fleet", error.message)
+
+    def _take(self, fleet: Fleet) -> None:
+        for url in self._registry.set_fleet(fleet):
+            self._hearts.pop(url).cancel()
+            self._on_gone(url)
+        for url in self._registry.urls:
+            if url not in self._hearts:
+                self._hearts[url] = asyncio.create_task(self._beat(url))
+        log.info("fleet: model %s, %d workers", fleet.model, len(self._registry.urls))
+
+    async def _beat(self, url: str) -> None:
+        while True:
+            change = await self._look_at(url)
+            if change in ("lost", "new_epoch"):
+                self._on_gone(url)
+            if change != "none":
+                log.info("worker %s: %s", url, change)
+                self._changes.announce()
+            eager = not self._registry.is_routable(url)
+            interval_s = self._settings.heartbeat_interval_s
+            await asyncio.sleep(min(EAGER_INTERVAL_S, interval_s) if eager else interval_s)
+
+    async def _look_at(self, url: str) -> str:
+        try:
+            answer = await self._client.request(
+                "GET", url + WORKER_PATH, headers=self._headers, timeout_s=self._settings.heartbeat_timeout_s
+            )
+            if answer.status == 200:
+                return self._registry.heard(url, WorkerInfo.from_json(answer.body))
+            log.warning("worker %s answered %d to a heartbeat", url, answer.status)
+        except BatonError as error:
+            log.debug("worker %s missed a heartbeat: %s", url, error.message)
+        return self._registry.missed(url)
+
+
+def checked(fleet: Fleet) -> Fleet:
+    """Raises SettingError for a url this gateway cannot call."""
+    for worker in fleet.workers:
+        try:
+            split_url(worker.url + WORKER_PATH)
+        except ValueError as error:
+            raise SettingError("fleet file", worker.url, "is not an http URL", "write http://HOST:PORT") from error
+    return fleet

@@ -1,0 +1,177 @@
+"""A gateway process from its settings file to its exit: wiring, readiness, drain.
+
+stdout is for whoever started it: JSON lines, {"api_key": ...} when one had to be made up, then one
+{"ready": true, "port": ...}; logs go to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import prometheus_client
+import uvloop
+from baton_api.errors import BatonError, SettingError, WorkerProtocolError
+from baton_api.settings import parse
+from baton_wire.http_client import HttpClient
+from baton_wire.http_limits import ServerLimits
+from baton_wire.http_server import HttpServer, serve
+
+from .access import KeyRing
+from .admission import Admission, RetryBudget
+from .app import App
+from .discovery import Discovery, FleetChanges
+from .flow import Parts
+from .index import PrefixIndex
+from .registry import Registry
+from .settings import GatewaySettings
+from .telemetry import Telemetry
+from .tokenising import ModelReader, Reader, Tokeniser
+
+log = logging.getLogger("baton.gateway")
+MIN_SECRET_BYTES = 32
+
+
+def run(argv: Sequence[str]) -> int:
+    """The process's main. Exit code 2 for a bad setting, which is named on stderr."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    try:
+        settings = read_settings(argv)
+        secret = read_secret(settings.secret_file, os.environ)
+        keys = read_keys(settings, os.environ)
+        if settings.auth and not keys:
+            keys = [f"sk-{secrets.token_urlsafe(24)}"]
+            say(api_key=keys[0])
+        reader = ModelReader.load(Path(settings.model_path))
+        uvloop.run(_main(settings, secret, KeyRing(keys if settings.auth else ()), reader))
+    except BatonError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def say(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def read_settings(argv: Sequence[str]) -> GatewaySettings:
+    """Raises SettingError."""
+    if len(argv) != 2 or argv[0] != "--settings":
+        raise SettingError("arguments", list(argv), "are not understood", "use --settings FILE.json")
+    try:
+        raw = json.loads(Path(argv[1]).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingError("--settings", argv[1], f"cannot be read ({error})", "give a JSON file") from error
+    return parse(GatewaySettings, raw)
+
+
+def read_secret(path: str, environment: Mapping[str, str]) -> bytes:
+    """From the file if one is named, else BATON_SECRET. Raises SettingError."""
+    secret = _read(path, "secret_file").strip() if path else environment.get("BATON_SECRET", "").encode().strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        # The secret itself must not end up in a log: only its length is told.
+        raise SettingError(
+            "secret_file" if path else "BATON_SECRET",
+            f"{len(secret)} bytes",
+            "is too short",
+            f"give at least {MIN_SECRET_BYTES}",
+        )
+    return secret
+
+
+def read_keys(settings: GatewaySettings, environment: Mapping[str, str]) -> list[str]:
+    """The API keys of settings, file and BATON_API_KEY together."""
+    lines = _read(settings.api_key_file, "api_key_file").decode().splitlines() if settings.api_key_file else []
+    given = [*settings.api_keys, *lines, environment.get("BATON_API_KEY", "")]
+    return [key.strip() for key in given if key.strip()]
+
+
+def _read(path: str, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SettingError(field, path, f"cannot be read ({error})", "give a readable file") from error
+
+
+class Gateway:
+    """The composed process; also started inside tests."""
+
+    def __init__(self, settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader) -> None:
+        self.settings = settings
+        changes = FleetChanges()
+        self.parts = Parts(
+            settings,
+            secret,
+            Registry(settings.heartbeat_misses),
+            changes,
+            PrefixIndex(settings.index_keys),
+            HttpClient(),
+            Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
+            Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
+            RetryBudget(settings.retry_ratio, settings.retry_burst),
+            Telemetry(),
+            os.urandom,
+        )
+        self.app = App(self.parts, keys, int(time.time()))
+        self.discovery = Discovery(
+            settings, self.parts.registry, self.parts.client, self.parts.worker_key, changes, self.worker_gone
+        )
+        self.server: HttpServer | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listens; returns the port. Raises SettingError when the address cannot be had."""
+        limits = ServerLimits(max_body_bytes=self.settings.max_body_bytes)
+        try:
+            self.server = await serve(
+                self.app.handle,
+                self.settings.host,
+                self.settings.port,
+                limits=limits,
+                reuse_port=self.settings.reuse_port,
+            )
+        except OSError as error:
+            where = f"{self.settings.host}:{self.settings.port}"
+            raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
+        self._watch = asyncio.create_task(self.discovery.run())
+        return self.server.port
+
+    def worker_gone(self, url: str) -> None:
+        """What it held is forgotten, who waits for it is told (a stuck peer's socket says nothing)."""
+        self.parts.index.forget(url)
+        for attempt in tuple(self.parts.attempts):
+            if attempt.route.decode.url == url:
+                attempt.answer.on_error(WorkerProtocolError("the worker was lost", code="worker_lost"))
+
+    async def stop(self) -> None:
+        """Not ready; then no new connections; then, at the latest after `drain_s`, the rest is cut off."""
+        self.app.draining = True
+        await asyncio.sleep(self.settings.drain_delay_s)
+        if self.server is not None:
+            await self.server.close(self.settings.drain_s)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self.parts.client.close()
+        self.parts.tokeniser.close()
+
+
+async def _main(settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader) -> None:
+    gateway = Gateway(settings, secret, keys, reader)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    port = await gateway.start()
+    say(ready=True, port=port)
+    await stopping.wait()
+    log.info("draining")
+    await gateway.stop()

@@ -1,0 +1,105 @@
+"""One leg's answer as it arrives: first its head, then its bytes, poured where the flow says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from baton_api.errors import BatonError, WorkerProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+
+
+class Answer:
+    """A RelaySink. What comes between the head and `pour` is kept: at most one loop iteration's worth.
+
+    `on_finish` is called once, when the answer has ended or failed.
+    """
+
+    __slots__ = ("_ended", "_head", "_kept", "_on_finish", "_take", "error", "head")
+
+    def __init__(self, on_finish: Callable[[Answer], None] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._kept: list[bytes] = []
+        self._take: Callable[[bytes], None] = self._kept.append
+        self._on_finish = on_finish
+        self.head: Head | None = None
+        self.error: BatonError | None = None
+
+    async def wait_head(self) -> Head:
+        """Raises the BatonError that came in place of the head."""
+        await self._head
+        if self.head is None:
+            assert self.error is not None
+            raise self.error
+        return self.head
+
+    async def finished(self) -> None:
+        """Returns at the end of the answer. Raises the BatonError that broke it off."""
+        await self._ended
+        if self.error is not None:
+            raise self.error
+
+    def pour(self, take: Callable[[bytes], None]) -> None:
+        """From now on every read goes to `take`; if that raises a BatonError the answer has failed with it."""
+        kept, self._kept, self._take = self._kept, [], take
+        for data in kept:
+            self.on_data(data)
+
+    async def whole(self, max_bytes: int) -> bytes:
+        """The body. Raises WorkerProtocolError when it is larger or broken off."""
+        parts: list[bytes] = []
+        size = 0
+
+        def take(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            if size > max_bytes:
+                raise WorkerProtocolError(f"the answer exceeds {max_bytes} bytes", code="answer_too_large")
+            parts.append(data)
+
+        self.pour(take)
+        await self.finished()
+        return b"".join(parts)
+
+    # RelaySink
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        if not self._head.done():
+            self.head = Head(status, headers)
+            self._head.set_result(None)
+
+    def on_data(self, data: bytes) -> None:
+        if self.error is None:
+            try:
+                self._take(data)
+            except BatonError as error:
+                self.on_error(error)
+
+    def on_end(self) -> None:
+        if self.head is None:
+            self.error = WorkerProtocolError("the answer ended before its head", code="bad_answer")
+        self._finish()
+
+    def on_error(self, error: BatonError) -> None:
+        """Also called by the flow, when it learns by other means that nothing more will come."""
+        if not self._ended.done():
+            self.error = error
+            self._finish()
+
+    def _finish(self) -> None:
+        for waiting in (self._head, self._ended):
+            if not waiting.done():
+                waiting.set_result(None)
+        finish, self._on_finish = self._on_finish, None
+        if finish is not None:
+            finish(self)

@@ -1,0 +1,92 @@
+"""Text to token ids and block keys, once per request, on threads beside the event loop, with a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from baton_api.errors import BadRequest, Overloaded
+from baton_api.openai import ChatRequest, CompletionRequest
+from baton_engine.text.template import ChatTemplate
+from baton_engine.text.tokenizer import Tokenizer, load_chat_template
+
+from .legs import Prompt
+
+Asked = ChatRequest | CompletionRequest
+
+
+class Reader(Protocol):
+    """What turns a request into token ids."""
+
+    def read(self, request: Asked) -> Sequence[int]:
+        """Raises BadRequest."""
+
+
+class ModelReader:
+    """Chat template and tokenizer of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelReader:
+        """Raises SettingError."""
+        return cls(Tokenizer.load(folder), load_chat_template(folder))
+
+    def read(self, request: Asked) -> Sequence[int]:
+        if isinstance(request, ChatRequest):
+            return self._chat(request)
+        if isinstance(request.prompt, str):
+            return self._tokenizer.encode(request.prompt, add_special_tokens=True)
+        ids = request.prompt or ()
+        if ids and max(ids) >= self._tokenizer.vocab_size:
+            raise BadRequest(f"prompt holds token id {max(ids)}, which this model does not have", param="prompt")
+        return ids
+
+    def _chat(self, request: ChatRequest) -> Sequence[int]:
+        if self._template is None:
+            raise BadRequest("this model has no chat template; use /v1/completions", param="messages")
+        messages = [message.for_template() for message in request.messages]
+        text = self._template.render(messages, variables=dict(request.template_kwargs))
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+class Tokeniser:
+    """`read` at most `max_waiting` prompts at a time on `threads` threads."""
+
+    def __init__(self, reader: Reader, threads: int, max_waiting: int) -> None:
+        self._reader = reader
+        self._threads = ThreadPoolExecutor(threads, "tokenise")
+        self._max_waiting = max_waiting
+        self._waiting = 0
+
+    async def read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
+        """Raises BadRequest, Overloaded."""
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(
+                f"{self._waiting} prompts wait for the tokeniser", code="rejected-saturated", retry_after_s=1.0
+            )
+        self._waiting += 1
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, salt, block_sizes)
+        running.add_done_callback(self._done)
+        return await running
+
+    def _read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
+        token_ids = self._reader.read(request)
+        if not token_ids:
+            param = "messages" if isinstance(request, ChatRequest) else "prompt"
+            raise BadRequest("the prompt has no tokens; it needs at least one", param=param)
+        prompt = Prompt(token_ids, salt)
+        for block_tokens in block_sizes:
+            prompt.digest(block_tokens)
+        return prompt
+
+    def _done(self, _: object) -> None:
+        self._waiting -= 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
