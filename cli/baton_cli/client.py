@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible endpoint: one streamed chat answer, its text as it comes, where its first token's time went."""
+"""Asks an OpenAI-compatible endpoint: one streamed chat answer, its text as it comes, where the time went."""
 
 from __future__ import annotations
 

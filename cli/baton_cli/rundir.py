@@ -133,7 +133,7 @@ def find(name: str | None) -> RunDir:
         return RunDir(root() / running[0])
     if running:
         raise SettingError("name", None, "could be several", f"give --name, one of {', '.join(running)}")
-    raise SettingError("name", None, "fits nothing: no deployment is running", "start one with `baton up`")
+    raise SettingError("name", None, "names nothing: no deployment is running", "start one with `baton up`")
 
 
 def _all() -> Iterator[RunDir]:

@@ -115,7 +115,7 @@ class Supervisor:
         self.state, actions = supervision.decide(self.state, event, time.monotonic(), self._policy)
         for action in actions:
             self._perform(action)
-        self._write_state()
+        self._run_dir.write_state(self.snapshot())
         if self.state.all_ready:
             self._ready.set()
         self._on_change(self.state)
@@ -206,9 +206,10 @@ class Supervisor:
         urls = (self._url(child.name) for child in self.state.children if not child.front)
         write(self._run_dir.fleet_file, Fleet(self._model, tuple(FleetWorker(u) for u in urls if u)).to_json())
 
-    def _write_state(self) -> None:
+    def snapshot(self) -> Running:
+        """The deployment as the state file has it."""
         workers = tuple(self._worker_state(child) for child in self.state.children)
-        self._run_dir.write_state(Running(self._run_dir.path.name, self._model, os.getpid(), self.url, workers))
+        return Running(self._run_dir.path.name, self._model, os.getpid(), self.url, workers)
 
     def _worker_state(self, child: supervision.Child) -> WorkerState:
         spec, live = self._processes[child.name], self._live[child.name]

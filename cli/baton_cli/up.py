@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from baton_api.crd import API_VERSION, KIND, Model, parse_model
 from baton_api.errors import BatonError, SettingError
 from baton_wire.http_client import HttpClient
@@ -112,7 +114,7 @@ class StartFailed(BatonError):
 async def deployed(model: Model, run_dir: RunDir, view: View, *, host: str, port: int) -> AsyncIterator[Deployment]:
     """Brings `model` up; at the end of the block everything is stopped in order. The run directory must be held.
 
-    Raises StartFailed when it does not come up, or was stopped while it did.
+    Raises StartFailed when it does not come up; its message is empty when it was asked to stop before.
     """
     for notice in notices(model.spec):
         view.notice(notice)
@@ -121,43 +123,44 @@ async def deployed(model: Model, run_dir: RunDir, view: View, *, host: str, port
     supervisor = Supervisor(processes, run_dir, model.name, on_change=view.on_change, on_progress=view.on_progress)
     view.processes(processes)
     running = asyncio.create_task(supervisor.run())
-    try:
-        with _signals(supervisor), contextlib.ExitStack() as bars:
-            bars.callback(view.end_bars)
-            url = await _url(supervisor, running)
-            bars.close()
+    with _signals(supervisor):
+        try:
+            try:
+                url = await _url(supervisor, running, len(processes) - 1)
+            finally:
+                view.end_bars()
             yield Deployment(Endpoint(url, key, model.name), supervisor, running)
-            supervisor.stop()
-            await running
-    finally:
-        if not running.done():
-            supervisor.stop()
-            await running
+        finally:
+            if not running.done():
+                supervisor.stop()
+                await running
 
 
-async def _url(supervisor: Supervisor, running: asyncio.Task[str | None]) -> str:
-    """The gateway's, as soon as it would serve a request."""
+async def _url(supervisor: Supervisor, running: asyncio.Task[str | None], workers: int) -> str:
+    """The gateway's, as soon as it would send a request to any of so many workers."""
     if not await supervisor.ready() or supervisor.url is None:
-        raise StartFailed(await running or "stopped before it was ready")
+        raise StartFailed(await running or "")
     end_s = time.monotonic() + GATEWAY_READY_S
-    http = HttpClient()
+    url, http = supervisor.url, HttpClient()
     try:
-        while not await _serves(http, supervisor.url):
-            if running.done() or time.monotonic() > end_s:
-                raise StartFailed(f"the gateway was not ready {GATEWAY_READY_S:g} s after all workers were")
+        while await _workers_seen(http, url) < workers:
+            if running.done():
+                raise StartFailed(await running or "")
+            if time.monotonic() > end_s:
+                raise StartFailed(f"the gateway did not see all workers within {GATEWAY_READY_S:g} s")
             await asyncio.sleep(0.05)
     finally:
         await http.close()
-    return supervisor.url
+    return url
 
 
-async def _serves(http: HttpClient, url: str | None) -> bool:
-    if url is None:
-        return False
+async def _workers_seen(http: HttpClient, url: str) -> int:
+    """How many workers the gateway would route to."""
     try:
-        return (await http.request("GET", f"{url}/ready", timeout_s=2.0)).status == 200
-    except BatonError:
-        return False
+        answer = await http.request("GET", f"{url}/ready", timeout_s=2.0)
+        return int(json.loads(answer.body)["workers"]) if answer.status == 200 else 0
+    except (BatonError, ValueError, KeyError, TypeError):
+        return 0
 
 
 @contextlib.contextmanager
@@ -197,7 +200,7 @@ async def up(model: Model, run_dir: RunDir, view: View, *, host: str, port: int)
                 failure = await asyncio.shield(deployment.ended)
         except StartFailed as error:
             failure = error.message
-        if failure is None:
+        if not failure:
             return 0
         view.failure(failure, log_tails(run_dir))
     return 1

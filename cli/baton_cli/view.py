@@ -1,26 +1,25 @@
-"""What the `baton` command shows: progress, topology, where time went. Colours and bars on a terminal, plain lines else."""
+"""What the `baton` command shows: progress, topology, where time went. Bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 
-from baton_api.timing import Span
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress as Bars, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from .client import Answered
 from .compose import Process
+from .rundir import Running
 from .supervision import Phase, State
 from .supervisor import Progress
 
-STYLES = {Phase.READY: "green", Phase.STARTING: "yellow", Phase.WAITING: "red", Phase.STOPPING: "yellow"}
-
 
 class View:
-    """Shows one deployment. `quiet` keeps phases back (the demo's own story is enough after the start)."""
+    """Shows one deployment."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
@@ -75,6 +74,19 @@ class View:
         )
         self.console.print("baton chat | baton status | Ctrl-C stops, twice at once")
 
+    def topology(self, running: Running) -> None:
+        """Who talks to whom."""
+        at = {role: [w for w in running.workers if w.role == role] for role in ("gateway", "prefill", "decode")}
+        self.console.print("\n[bold]topology[/]   client -> gateway -> prefill + decode;  KV: prefill -> decode")
+        for role, workers in at.items():
+            for worker in workers:
+                epoch = f"epoch {worker.epoch}" if worker.epoch else ""
+                self.console.print(f"  {role:8} {worker.name:10} {worker.url}  pid {worker.pid}  {epoch}".rstrip())
+
+    def question(self, question: str, about: str) -> None:
+        self.console.print(f"\n[dim]--- {escape(about)}[/]\n[bold cyan]you[/]   {escape(question)}")
+        self.console.print("[bold green]model[/] ", end="")
+
     def failure(self, why: str, tails: Iterable[tuple[str, str]]) -> None:
         """Why nothing runs, with the ends of the logs."""
         self.console.print(f"[bold red]failed[/]: {escape(why)}")
@@ -88,9 +100,10 @@ class View:
         self.console.file.flush()
 
     def timing(self, answered: Answered) -> None:
-        """The exact split of one answer's time to first token."""
-        table = Table(title="time to first token", title_justify="left", box=None, pad_edge=False)
-        table.add_column("span")
+        """The exact split of one answer's time to first token, as the server measured it, beside the client's own."""
+        self.console.print("\n")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("time to first token")
         table.add_column("ms", justify="right")
         table.add_column("")
         for span in answered.spans:
@@ -113,8 +126,3 @@ class View:
 def complain(message: str) -> None:
     """An error, on stderr."""
     print(f"error: {message}", file=sys.stderr)
-
-
-def largest(spans: Iterable[Span]) -> str:
-    """The name of the span that took longest, "" when there is none."""
-    return max(spans, key=lambda span: span.duration_s, default=Span("", 0.0)).name
