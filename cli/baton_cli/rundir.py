@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from baton_api.errors import SettingError
 
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,12 @@ class RunDir:
         raise SettingError("name", self.path.name, "is not running", "start it with `baton up`")
 
     def log_tail(self, name: str) -> str:
+        """The last lines of a child's log, "" when there is none."""
         try:
-            return self.log_file(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+            lines = self.log_file(name).read_text(errors="replace").splitlines()
         except OSError:
             return ""
+        return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 def find(name: str | None) -> RunDir:
