@@ -6,6 +6,7 @@ Source: Kubernetes, "Specifying a structural schema": every property typed, no $
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -84,3 +85,7 @@ def _type(hint: Any) -> Schema:
     if origin is Mapping:
         return {"type": "object", "additionalProperties": _type(args[1])}
     return {"type": _SCALARS[hint]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from baton_api.errors import SettingError
 
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class RunDir:
             except OSError as error:
                 fix = "stop it, or give another --name"
                 raise SettingError("name", self.path.name, "is running already", fix) from error
+            for old in (*self.path.glob("*.log"), *self.path.glob("*.json")):
+                old.unlink()
             try:
                 yield
             finally:
@@ -116,10 +118,12 @@ class RunDir:
         raise SettingError("name", self.path.name, "is not running", "start it with `baton up`")
 
     def log_tail(self, name: str) -> str:
+        """The last lines of a child's log, "" when there is none."""
         try:
-            return self.log_file(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+            lines = self.log_file(name).read_text(errors="replace").splitlines()
         except OSError:
             return ""
+        return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 def find(name: str | None) -> RunDir:
@@ -131,7 +135,7 @@ def find(name: str | None) -> RunDir:
         return RunDir(root() / running[0])
     if running:
         raise SettingError("name", None, "could be several", f"give --name, one of {', '.join(running)}")
-    raise SettingError("name", None, "fits nothing: no deployment is running", "start one with `baton up`")
+    raise SettingError("name", None, "names nothing: no deployment is running", "start one with `baton up`")
 
 
 def _all() -> Iterator[RunDir]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -27,7 +26,6 @@ from .rundir import RunDir, Running, WorkerState, private, write
 from .supervision import Action, Event, Exited, Kill, Phase, Policy, Publish, Spawn, State, Terminate
 
 MAX_LINE_BYTES = 1 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(slots=True)
@@ -117,7 +115,7 @@ class Supervisor:
         self.state, actions = supervision.decide(self.state, event, time.monotonic(), self._policy)
         for action in actions:
             self._perform(action)
-        self._write_state()
+        self._run_dir.write_state(self.snapshot())
         if self.state.all_ready:
             self._ready.set()
         self._on_change(self.state)
@@ -165,11 +163,11 @@ class Supervisor:
         write(settings, json.dumps({**spec.settings, **kept}, indent=2).encode())
         with private(self._run_dir.log_file(spec.name), "a") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", spec.module, "--settings", str(settings),
+                *(sys.executable, "-m", "baton_cli.child", str(os.getpid())),
+                *(spec.module, "--settings", str(settings)),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE_BYTES,
                 env={**os.environ, **spec.env},
                 start_new_session=True,  # the terminal's Ctrl-C is for the supervisor, which stops in order
-                preexec_fn=_die_with_parent(os.getpid()),
             )  # fmt: skip
 
     async def _listen(self, name: str, live: Live) -> None:
@@ -208,9 +206,10 @@ class Supervisor:
         urls = (self._url(child.name) for child in self.state.children if not child.front)
         write(self._run_dir.fleet_file, Fleet(self._model, tuple(FleetWorker(u) for u in urls if u)).to_json())
 
-    def _write_state(self) -> None:
+    def snapshot(self) -> Running:
+        """The deployment as the state file has it."""
         workers = tuple(self._worker_state(child) for child in self.state.children)
-        self._run_dir.write_state(Running(self._run_dir.path.name, self._model, os.getpid(), self.url, workers))
+        return Running(self._run_dir.path.name, self._model, os.getpid(), self.url, workers)
 
     def _worker_state(self, child: supervision.Child) -> WorkerState:
         spec, live = self._processes[child.name], self._live[child.name]
@@ -226,20 +225,7 @@ class Supervisor:
 
     async def _reap(self) -> None:
         """Whatever ended the loop, nothing is left running."""
-        for name in self._live:
-            self._signal(name, signal.SIGKILL)
-        await asyncio.gather(*self._watchers, return_exceptions=True)
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """Linux kills the child when this process dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
-            os._exit(1)
-
-    return before_exec
+        while self._watchers:
+            for name in self._live:
+                self._signal(name, signal.SIGKILL)
+            await asyncio.wait(self._watchers, timeout=0.1)  # one may be spawning just now
