@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
 from baton_engine.text.tokenizer import Tokenizer, load_chat_template
