@@ -47,7 +47,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """POST /v1/chat/completions. Log probabilities were asked for when `sampling.top_logprobs` is not None."""
+    """POST /v1/chat/completions. Log probabilities were asked for when `sampling.top_logprobs` is not None.
+
+    `return_token_ids` (vLLM's extension): every choice carries the ids of its tokens."""
 
     model: str
     sampling: SamplingParams
@@ -55,6 +57,7 @@ class ChatRequest:
     stream: bool = False
     include_usage: bool = False
     template_kwargs: tuple[tuple[str, Any], ...] = ()
+    return_token_ids: bool = False
     cache_salt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     kv_transfer_params: Mapping[str, Any] | None = None
@@ -69,6 +72,7 @@ class CompletionRequest:
     prompt: str | tuple[int, ...] | None = None
     stream: bool = False
     include_usage: bool = False
+    return_token_ids: bool = False
     cache_salt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     kv_transfer_params: Mapping[str, Any] | None = None
@@ -86,6 +90,7 @@ def parse_chat(body: Any, *, internal: bool = False) -> ChatRequest:
         stream=stream,
         include_usage=include_usage,
         template_kwargs=_template_kwargs(fields),
+        return_token_ids=_get(fields, "return_token_ids", bool, False),
         cache_salt=_cache_salt(fields),
         prompt_token_ids=token_ids,
         kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),
@@ -104,6 +109,7 @@ def parse_completion(body: Any, *, internal: bool = False) -> CompletionRequest:
         prompt=None if token_ids is not None and "prompt" not in fields else _prompt(fields),
         stream=stream,
         include_usage=include_usage,
+        return_token_ids=_get(fields, "return_token_ids", bool, False),
         cache_salt=_cache_salt(fields),
         prompt_token_ids=token_ids,
         kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),

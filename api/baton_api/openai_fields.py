@@ -15,6 +15,7 @@ _SAMPLING = (
     *("model", "max_tokens", "n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos", "min_tokens", "logprobs"),
     *("include_stop_str_in_output", "skip_special_tokens", "stream", "stream_options", "cache_salt"),
+    "return_token_ids",
 )
 INTERNAL = frozenset({"prompt_token_ids", "kv_transfer_params"})
 CHAT_USED = frozenset({*_SAMPLING, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"})
@@ -51,7 +52,6 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "logits_processors": (),
     "priority": (0,),
     "best_of": (1,),
-    "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "spaces_between_special_tokens": (True,),
     "echo": (False,),

@@ -2,21 +2,24 @@
 
 A field is declared with `setting(default, ...)`: its limits, choices and description live with it, so that parsing,
 `--help`, the CRD's schema and the error message all come from one place. A wrong value stops the start with a
-SettingError that names field, value, limit and fix.
+SettingError that names field, value, limit and fix. Settings files spell fields as Python does; resources spell them in
+camelCase (`spell=camel_case`), and then every path in an error does too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, TypeVar
 
 from .errors import SettingError
 
 T = TypeVar("T")
+Spelling = Callable[[str], str]
 _RULE = "baton.rule"
 
 
@@ -51,14 +54,21 @@ def rule_of(field: dataclasses.Field[Any]) -> Rule:
     return rule
 
 
-def parse(cls: type[T], raw: Any, path: str = "") -> T:
+def camel_case(name: str) -> str:
+    """`max_batched_tokens` as `maxBatchedTokens`."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def parse(cls: type[T], raw: Any, path: str = "", spell: Spelling = str) -> T:
     """`raw` (plain JSON-like data) as a `cls`, nested dataclasses, lists, tuples and mappings included.
 
+    `spell` says how a field of `cls` is written in `raw`. A null is the same as leaving the field out.
     Raises SettingError for an unknown or missing field, a wrong type, a value outside its limits.
     """
     if not isinstance(raw, Mapping):
         raise SettingError(path or cls.__name__, raw, "is not a mapping", "write it as `field: value` pairs")
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {spell(field.name): field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for name in raw:
         if name not in fields:
             raise SettingError(
@@ -69,38 +79,54 @@ def parse(cls: type[T], raw: Any, path: str = "") -> T:
     for name, field in fields.items():
         where = _join(path, name)
         if name in raw and raw[name] is not None:
-            values[name] = _value(hints[name], raw[name], where)
-            _check(rule_of(field), values[name], where)
+            values[field.name] = _value(hints[field.name], raw[name], where, spell)
+            _check(rule_of(field), values[field.name], where)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise SettingError(where, None, "is missing", rule_of(field).description or "give it a value")
     return cls(**values)
 
 
-def _value(hint: Any, raw: Any, where: str) -> Any:
+def members(hint: Any) -> tuple[Any, ...]:
+    """The types a field may have, None left out: `int | None` is (int,), `int | str` is (int, str)."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return (hint,)
+
+
+def _value(hint: Any, raw: Any, where: str, spell: Spelling) -> Any:
+    hint, *others = members(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _value(next(arg for arg in args if arg is not type(None)), raw, where)
+    if others:
+        return _scalar((hint, *others), raw, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return parse(hint, raw, where)
+        return parse(hint, raw, where, spell)
     if origin is tuple:
         if not isinstance(raw, list | tuple):
             raise SettingError(where, raw, "is not a list", "write it as a list")
-        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
+        return tuple(_value(args[0], item, f"{where}[{i}]", spell) for i, item in enumerate(raw))
     if origin in (dict, Mapping):
         if not isinstance(raw, Mapping):
             raise SettingError(where, raw, "is not a mapping", "write it as `name: value` pairs")
-        return {str(key): _value(args[1], item, f"{where}.{key}") for key, item in raw.items()}
-    return _scalar(hint, raw, where)
+        return {str(key): _value(args[1], item, f"{where}.{key}", spell) for key, item in raw.items()}
+    return _scalar((hint,), raw, where)
 
 
-def _scalar(hint: Any, raw: Any, where: str) -> Any:
-    if hint is Any:
+def _scalar(hints: tuple[Any, ...], raw: Any, where: str) -> Any:
+    if Any in hints:
         return raw
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if (isinstance(raw, bool) and hint is not bool) or not isinstance(raw, hint):
-        raise SettingError(where, raw, f"is {type(raw).__name__}", f"give a {hint.__name__}")
+    if float in hints and isinstance(raw, int) and not isinstance(raw, bool):
+        return _float(raw, where)
+    if (isinstance(raw, bool) and bool not in hints) or not isinstance(raw, hints):
+        wanted = " or ".join(hint.__name__ for hint in hints)
+        raise SettingError(where, raw, f"is {type(raw).__name__}", f"give a {wanted}")
     return raw
+
+
+def _float(raw: int, where: str) -> float:
+    try:
+        return float(raw)
+    except OverflowError as error:
+        raise SettingError(where, f"an integer of {raw.bit_length()} bits", "is no float", "use less") from error
 
 
 def _check(rule: Rule, value: Any, where: str) -> None:
@@ -110,6 +136,8 @@ def _check(rule: Rule, value: Any, where: str) -> None:
         raise SettingError(where, value, f"is below {rule.low:g}", f"use {rule.low:g} or more")
     if rule.high is not None and not value <= rule.high:
         raise SettingError(where, value, f"is above {rule.high:g}", f"use {rule.high:g} or less")
+    if rule.pattern is not None and re.fullmatch(rule.pattern, value) is None:
+        raise SettingError(where, value, f"does not match {rule.pattern}", rule.description or "write it so")
 
 
 def _join(path: str, name: str) -> str:

@@ -126,8 +126,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> Step:
         """The next step; one without work means that nothing can advance before the next command."""
         draft = Draft(self._max_batched_tokens)
-        runnable = [sequence for sequence in self._table.admitted if sequence.state is State.RUNNING]
-        for sequence in sorted(runnable, key=lambda each: each.remaining > 1):
+        for sequence in sorted(self._table.admitted, key=lambda each: each.remaining > 1):
             if draft.budget_tokens and sequence.state is State.RUNNING:
                 self._continue(sequence, draft)
         if not (draft.preempted and draft.work):

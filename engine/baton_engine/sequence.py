@@ -54,7 +54,7 @@ class Job:
     @property
     def width(self) -> int:
         """How many choices each sequence of this request stands for."""
-        return 1 if self.forked or self.pinned else self.request.sampling.n
+        return 1 if self.forked else self.request.sampling.n
 
 
 @dataclass(slots=True, eq=False)

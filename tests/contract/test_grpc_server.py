@@ -9,7 +9,7 @@ import grpc
 import pytest
 from baton_wire.grpc_health import SERVICE, ServingStatus, decode_status, encode_service
 from baton_wire.grpc_server import GrpcLimits, start_grpc
-from support.wire import on_both_loops
+from support.wire import on_both_loops_with_grpc
 
 
 def service_of(behaviour: Callable[..., object]) -> Callable[[grpc.aio.Server], None]:
@@ -19,7 +19,7 @@ def service_of(behaviour: Callable[..., object]) -> Callable[[grpc.aio.Server], 
     return lambda server: server.add_generic_rpc_handlers((handler,))
 
 
-@on_both_loops
+@on_both_loops_with_grpc
 async def test_health_is_checked_watched_and_changed() -> None:
     server = await start_grpc("127.0.0.1", 0, [])
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -44,7 +44,7 @@ async def test_health_is_checked_watched_and_changed() -> None:
             await stopping
 
 
-@on_both_loops
+@on_both_loops_with_grpc
 async def test_running_calls_finish_within_the_grace_and_are_cut_after_it() -> None:
     started = asyncio.Semaphore(0)
 
@@ -66,7 +66,7 @@ async def test_running_calls_finish_within_the_grace_and_are_cut_after_it() -> N
             await long
 
 
-@on_both_loops
+@on_both_loops_with_grpc
 async def test_messages_have_a_largest_size() -> None:
     async def length(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         return b"%d" % len(request)
@@ -81,7 +81,7 @@ async def test_messages_have_a_largest_size() -> None:
     await server.stop(grace_s=0)
 
 
-@on_both_loops
+@on_both_loops_with_grpc
 async def test_a_taken_port_is_an_os_error() -> None:
     server = await start_grpc("127.0.0.1", 0, [])
     with pytest.raises(OSError, match="cannot bind"):

@@ -6,6 +6,7 @@ Smuggling lives where two readers of one byte stream disagree. Ours may refuse m
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -88,7 +89,8 @@ def _comparable(headers: object) -> dict[str, str]:
 GOOD = b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
-# Sources: RFC 9112 section 11.2; Kettle, "HTTP Desync Attacks" (2019) and "HTTP/1.1 must die" (2025); llhttp and h11 advisories.
+# Sources: RFC 9112 section 11.2; Kettle, "HTTP Desync Attacks" (2019) and "HTTP/1.1 must die" (2025); the advisories of llhttp and
+# h11.
 SMUGGLING = [
     POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
     POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n",
@@ -150,7 +152,7 @@ SMUGGLING = [
     b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("raw", SMUGGLING, ids=lambda raw: repr(raw[-40:]))
@@ -188,15 +190,53 @@ TARGETS = st.sampled_from(
 )
 VERSIONS = st.sampled_from([b"HTTP/1.1"] * 8 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.2", b"http/1.1", b""])
 FIELDS = st.sampled_from(
-    [b"Host: a", b"host: b:80", b"Host:", b"Content-Length: 3", b"content-length: 03", b"Content-Length: 3, 3", b"Content-Length: x",
-     b"Content-Length: -3", b"Transfer-Encoding: chunked", b"transfer-encoding: Chunked", b"Transfer-Encoding: gzip", b"Connection: close",
-     b"Connection: keep-alive", b"Expect: 100-continue", b"X-A: 1", b"x-a:  two words \t", b"X-B:", b"x_c: 1", b"x-d : 1", b" fold",
-     b"X-E: \xe9", b"X-F: a\tb", b"nocolon", b"X-G: ,", b"Upgrade: x", b"TE: trailers", b"Trailer: x", b"Cookie: a=b; c=d"]
-)  # fmt: skip
+    [
+        b"Host: a",
+        b"host: b:80",
+        b"Host:",
+        b"Content-Length: 3",
+        b"content-length: 03",
+        b"Content-Length: 3, 3",
+        b"Content-Length: x",
+        b"Content-Length: -3",
+        b"Transfer-Encoding: chunked",
+        b"transfer-encoding: Chunked",
+        b"Transfer-Encoding: gzip",
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Expect: 100-continue",
+        b"X-A: 1",
+        b"x-a:  two words \t",
+        b"X-B:",
+        b"x_c: 1",
+        b"x-d : 1",
+        b" fold",
+        b"X-E: \xe9",
+        b"X-F: a\tb",
+        b"nocolon",
+        b"X-G: ,",
+        b"Upgrade: x",
+        b"TE: trailers",
+        b"Trailer: x",
+        b"Cookie: a=b; c=d",
+    ]
+)
 BODIES = st.sampled_from(
-    [b"", b"abc", b"abcdef", b"0\r\n\r\n", b"3\r\nabc\r\n0\r\n\r\n", b"3;x=y\r\nabc\r\n0\r\nt: u\r\n\r\n", b"3\r\nabcd\r\n0\r\n\r\n",
-     b"0\r\nbad trailer\r\n\r\n", b"3 \r\nabc\r\n0\r\n\r\n", b"0a\r\n0123456789\r\n00\r\n\r\n", b"3\nabc\n0\n\n", GOOD]
-)  # fmt: skip
+    [
+        b"",
+        b"abc",
+        b"abcdef",
+        b"0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"3;x=y\r\nabc\r\n0\r\nt: u\r\n\r\n",
+        b"3\r\nabcd\r\n0\r\n\r\n",
+        b"0\r\nbad trailer\r\n\r\n",
+        b"3 \r\nabc\r\n0\r\n\r\n",
+        b"0a\r\n0123456789\r\n00\r\n\r\n",
+        b"3\nabc\n0\n\n",
+        GOOD,
+    ]
+)
 ENDS = st.sampled_from([b"\r\n"] * 30 + [b"\n", b"\r", b"\r\n\r\n", b" \r\n"])
 
 
@@ -228,7 +268,7 @@ def streams(draw: st.DrawFn) -> bytes:
 @example(raw=POST + b"transfer-encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n", cuts=[])
 def test_what_we_accept_h11_reads_the_same(raw: bytes, cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), len(raw)]
-    pieces = [raw[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [raw[start:end] for start, end in itertools.pairwise(bounds)]
     ours = read_by_us(pieces)
     theirs = list(read_by_h11(raw))
     assert ours == theirs[: len(ours)]

@@ -1,0 +1,105 @@
+"""The `baton` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from baton_api.errors import BatonError
+
+from . import chat as chatting
+from . import demo as demonstration
+from . import status as looking
+from .rundir import RunDir, find, root
+from .up import Changes, read_model
+from .up import up as serve
+from .view import View, complain
+
+app = cyclopts.App(name="baton", help="Disaggregated LLM serving: prefill and decode in separate pools.")
+Output = Literal["table", "json"]
+Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp"]
+Name = Annotated[str | None, Parameter(help="name of the deployment; default: the model's, or the one that runs")]
+
+
+@app.command
+def up(
+    file: Path | None = None,
+    *,
+    model: Path | None = None,
+    prefill: int | None = None,
+    decode: int | None = None,
+    transport: Transport | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: Name = None,
+) -> int:
+    """Serve a model from this machine until Ctrl-C. The API key is BATON_API_KEY, or a fresh one.
+
+    :param file: a Model resource (YAML), in place of --model.
+    :param model: a directory in Hugging Face format.
+    :param prefill: prefill workers.
+    :param decode: decode workers.
+    :param transport: how KV blocks move.
+    :param host: address the gateway listens on.
+    :param port: port of the gateway; 0 takes a free one.
+    """
+    resource = read_model(file, Changes(model, prefill, decode, transport))
+    return asyncio.run(serve(resource, RunDir(root() / (name or resource.metadata.name)), View(), host=host, port=port))
+
+
+@app.command
+def demo(*, model: Path | None = None, transport: Transport = "ucx") -> int:
+    """Start prefill, decode and gateway with a small model, ask it, show where the time went, stop.
+
+    :param model: another directory in Hugging Face format.
+    :param transport: how KV blocks move.
+    """
+    resource = demonstration.demo_model(model or demonstration.find_source(), transport)
+    return asyncio.run(demonstration.demo(RunDir(root() / "demo"), View(), resource))
+
+
+@app.command
+def chat(*, name: Name = None, url: str | None = None, model: str | None = None) -> int:
+    """Talk to a running deployment.
+
+    :param url: any OpenAI-compatible endpoint instead (its key in BATON_API_KEY).
+    :param model: the model's name there.
+    """
+    endpoint = chatting.given_endpoint(url, model) if url else chatting.endpoint_of(name)
+    return chatting.chat(endpoint, Console(highlight=False, soft_wrap=True))
+
+
+@app.command
+def status(*, name: Name = None, output: Output = "table") -> int:
+    """Workers, epochs, loads, transports of a running deployment.
+
+    :param output: a table, or JSON.
+    """
+    running, rows = asyncio.run(looking.look(find(name)))
+    if output == "json":
+        print(json.dumps(looking.as_data(running, rows), indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(looking.as_table(running, rows))
+    return 0
+
+
+def main() -> None:
+    """Exit code 2 for what the user can mend, which is named on stderr."""
+    try:
+        sys.exit(app(result_action="return_value"))
+    except BatonError as error:
+        complain(error.message)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

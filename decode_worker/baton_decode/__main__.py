@@ -1,0 +1,10 @@
+"""python -m baton_decode --settings FILE.json"""
+
+import sys
+
+from baton_api.worker import Role
+from baton_worker.process import run
+
+from .leg import DecodeLeg
+
+sys.exit(run(Role.DECODE, DecodeLeg, sys.argv[1:]))

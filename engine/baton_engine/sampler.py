@@ -1,0 +1,205 @@
+"""Draws tokens from logits.
+
+Order as vLLM's V1 sampler: min_tokens, logit_bias, penalties (repetition, then frequency and presence), temperature,
+min_p, top_k, top_p, draw. Log probabilities are of the raw logits.
+
+A draw depends on (seed, choice, position) and the row's logits alone: a keyed hash gives one uniform number, which is
+looked up in the cumulative distribution over the kept tokens in vocabulary order. That order, not the order of
+probability, because it is stable: the last bits of logits differ with the batch, and two nearly equal tokens that
+swap ranks would swap places in a sorted distribution, but move nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+
+import torch
+from baton_api.errors import InternalError
+from baton_api.sampling import SampledToken, SamplingParams
+from torch import Tensor
+
+from .batch import Draw
+
+FIRST_CANDIDATES = 512
+"""How many of the likeliest tokens are sorted at first; all of them only when these do not hold top_p or min_p."""
+
+
+def draw_tokens(logits: Tensor, rows: Sequence[int], draws: Sequence[Draw], eos: frozenset[int]) -> list[SampledToken]:
+    """One token per draw; `draws[i]` is from `logits[rows[i]]`, logits [rows, vocab_size] float32.
+
+    Raises InternalError when the logits are not finite: such a step has no tokens.
+    """
+    if all(is_plain(draw.params) for draw in draws):
+        tokens = _argmax(logits)
+        return [SampledToken(tokens[row]) for row in rows]
+    _argmax(logits)
+    raw = logits[torch.tensor(rows, device=logits.device)]
+    token_ids = _choose(_adjusted(raw, draws, eos), draws)
+    return _with_logprobs(raw, draws, token_ids)
+
+
+def is_plain(params: SamplingParams) -> bool:
+    """Greedy, nothing changes the logits, no log probabilities: the argmax of the raw row."""
+    return params.greedy and params.top_logprobs is None and not _changes_logits(params)
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits that depends on the arguments only, on any machine."""
+    key = struct.pack("<qqq", seed, choice, position)
+    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
+
+
+def kept_tokens(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """[draws, vocab_size] bool: what min_p, then top_k, then top_p leave of `logits` (after temperature).
+
+    All three keep the likeliest tokens, so each row is decided by how many it keeps. Among equal logits the lower
+    token id ranks first.
+    """
+    vocab = logits.shape[1]
+    totals = _weights(logits, logits.amax(1, keepdim=True)).sum(1, dtype=torch.float64)
+    width = min(vocab, max(FIRST_CANDIDATES, *(_top_k(draw.params, 0) for draw in draws)))
+    ranked = logits.topk(width, dim=1).values
+    counts = _kept_counts(ranked, totals, draws, vocab)
+    if width < vocab and bool((counts > width).any()):
+        ranked = logits.sort(dim=1, descending=True).values
+        counts = _kept_counts(ranked, totals, draws, vocab)
+    last = ranked.gather(1, counts[:, None] - 1)
+    above, equal = logits > last, logits == last
+    places = counts[:, None] - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= places))
+
+
+def _argmax(logits: Tensor) -> list[int]:
+    """argmax takes a NaN for the maximum, so the value found tells whether the row is usable."""
+    best = logits.argmax(1)
+    if not bool(logits.gather(1, best[:, None]).isfinite().all()):
+        raise InternalError("the model computed logits that are not finite")
+    tokens: list[int] = best.tolist()
+    return tokens
+
+
+def _changes_logits(params: SamplingParams) -> bool:
+    return bool(params.logit_bias or params.min_tokens or _penalises(params))
+
+
+def _penalises(params: SamplingParams) -> bool:
+    return params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+
+
+def _adjusted(raw: Tensor, draws: Sequence[Draw], eos: frozenset[int]) -> Tensor:
+    if not any(_changes_logits(draw.params) for draw in draws):
+        return raw
+    logits = raw.clone()
+    for row, draw in zip(logits, draws, strict=True):
+        params = draw.params
+        if len(draw.output) < params.min_tokens:
+            row[_ids(row, eos.union(params.stop_token_ids))] = -math.inf
+        if params.logit_bias:
+            bias = {token_id: value for token_id, value in params.logit_bias if token_id < row.shape[0]}
+            row[_ids(row, bias)] += torch.tensor(list(bias.values()), device=row.device)
+        if _penalises(params):
+            _penalise(row, draw)
+    return logits
+
+
+def _penalise(row: Tensor, draw: Draw) -> None:
+    """Repetition: arXiv:1909.05858, over prompt and output; frequency and presence: OpenAI, over the output."""
+    params = draw.params
+    if params.repetition_penalty != 1:
+        seen = _ids(row, {*draw.prompt, *draw.output})
+        scores = row[seen]
+        row[seen] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
+    if draw.output:
+        counts = torch.bincount(_ids(row, draw.output), minlength=row.shape[0])
+        row -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+
+
+def _ids(row: Tensor, token_ids: object) -> Tensor:
+    """Ids outside the vocabulary are dropped: a request is checked when it comes, and may not fail a step of others."""
+    known = [token_id for token_id in token_ids if 0 <= token_id < row.shape[0]]  # type: ignore[attr-defined]
+    return torch.tensor(known, dtype=torch.int64, device=row.device)
+
+
+def _choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    chosen: list[int] = logits.argmax(1).tolist()
+    random = [i for i, draw in enumerate(draws) if not draw.params.greedy]
+    if random:
+        for i, token_id in zip(random, _sample(logits[random], [draws[i] for i in random]), strict=True):
+            chosen[i] = token_id
+    return chosen
+
+
+def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """Inverse transform sampling: the first token whose cumulative weight exceeds uniform x total."""
+    temperatures = torch.tensor([[draw.params.temperature] for draw in draws], device=logits.device)
+    best = logits.amax(1, keepdim=True)
+    scaled = (logits - best) / temperatures
+    weights = scaled.exp()
+    filtered = [i for i, draw in enumerate(draws) if _filters(draw.params)]
+    if filtered:
+        weights[filtered] *= kept_tokens(scaled[filtered], [draws[i] for i in filtered])
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    points = torch.tensor([[_uniform_of(draw)] for draw in draws], dtype=torch.float64, device=logits.device)
+    found = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
+    tokens: list[int] = found.flatten().tolist()
+    return tokens
+
+
+def _uniform_of(draw: Draw) -> float:
+    if draw.params.seed is None:
+        raise InternalError("a request reached the sampler without a seed")
+    return uniform(draw.params.seed, draw.choice, len(draw.output))
+
+
+def _filters(params: SamplingParams) -> bool:
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
+
+
+def _top_k(params: SamplingParams, otherwise: int) -> int:
+    return params.top_k if params.top_k > 0 else otherwise
+
+
+def _weights(logits: Tensor, best: Tensor) -> Tensor:
+    """Probabilities but for a factor; the likeliest token has 1."""
+    return (logits - best).exp()
+
+
+def _kept_counts(ranked: Tensor, totals: Tensor, draws: Sequence[Draw], vocab: int) -> Tensor:
+    """How many of the likeliest tokens each row keeps, [rows]; `ranked` [rows, width] are the largest logits, falling.
+
+    More than `width` means: at least that many, the exact number needs a wider `ranked`. `totals` [rows] float64 is
+    the weight of the whole vocabulary.
+    """
+    device, width = ranked.device, ranked.shape[1]
+    weights = _weights(ranked, ranked[:, :1])
+    cumulative = weights.cumsum(1, dtype=torch.float64)
+    top_k = torch.tensor([min(vocab, _top_k(draw.params, vocab)) for draw in draws], device=device)
+    min_p = torch.tensor([draw.params.min_p for draw in draws], dtype=torch.float64, device=device)
+    top_p = torch.tensor([draw.params.top_p for draw in draws], dtype=torch.float64, device=device)
+    by_min_p = (weights >= min_p[:, None]).sum(1)
+    by_min_p = torch.where(by_min_p == width, vocab, by_min_p)
+    most = torch.minimum(top_k, by_min_p)
+    mass = torch.where(most > width, totals, cumulative.gather(1, most.clamp(max=width)[:, None] - 1)[:, 0])
+    by_top_p = (cumulative < (top_p * mass)[:, None]).sum(1) + 1
+    mass_is_known = (most <= width) | (min_p == 0)
+    return torch.where((top_p < 1) & mass_is_known, torch.minimum(most, by_top_p), most)
+
+
+def _with_logprobs(raw: Tensor, draws: Sequence[Draw], token_ids: list[int]) -> list[SampledToken]:
+    asked = [i for i, draw in enumerate(draws) if draw.params.top_logprobs is not None]
+    tokens = [SampledToken(token_id) for token_id in token_ids]
+    if not asked:
+        return tokens
+    logprobs = raw[asked].log_softmax(1)
+    width = max(draws[i].params.top_logprobs or 0 for i in asked)
+    top = logprobs.topk(min(width, raw.shape[1]), dim=1)
+    values, ids = top.values.tolist(), top.indices.tolist()
+    own = logprobs.gather(1, torch.tensor([[token_ids[i]] for i in asked], device=raw.device)).flatten().tolist()
+    for place, i in enumerate(asked):
+        count = draws[i].params.top_logprobs
+        pairs = tuple(zip(ids[place][:count], values[place][:count], strict=True))
+        tokens[i] = SampledToken(token_ids[i], own[place], pairs)
+    return tokens

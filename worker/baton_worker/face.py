@@ -1,0 +1,169 @@
+"""A worker's HTTP face: the OpenAI routes, who it is, how it is. Every route but health needs the worker key."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from baton_api.errors import (
+    BadRequest,
+    BatonError,
+    ContextLengthExceeded,
+    MethodNotAllowed,
+    NoCapacity,
+    NotFound,
+    Unauthorized,
+)
+from baton_api.handoff import HandOff
+from baton_api.openai import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from baton_api.worker import WorkerInfo
+from baton_wire.exposition import CONTENT_TYPE
+from baton_wire.http_server import Exchange
+from baton_wire.sse import format_event
+
+from .job import Job
+from .parts import Parts
+
+
+class Host(Protocol):
+    """What the face needs of the process behind it."""
+
+    draining: bool
+
+    def info(self) -> WorkerInfo: ...
+
+    def exposition(self) -> bytes: ...
+
+    async def serve_job(self, job: Job, exchange: Exchange) -> None: ...
+
+
+class Face:
+    """Parses, checks and hands over; `in_flight` counts the legs being served."""
+
+    def __init__(self, parts: Parts, worker_key: str, host: Host) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._max_model_len = parts.engine.max_model_len
+        self._bearer = f"Bearer {worker_key}"
+        self._host = host
+        self._numbers = itertools.count()
+        self.in_flight = 0
+        self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
+            ("POST", "/v1/chat/completions"): self._generate,
+            ("POST", "/v1/completions"): self._generate,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/baton/v1/worker"): self._worker,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/health"): self._health,
+            ("GET", "/ready"): self._ready,
+        }
+
+    async def handle(self, exchange: Exchange) -> None:
+        """The server's handler; what it raises becomes the answer."""
+        route = self._routes.get((exchange.method, exchange.path))
+        if route is None:
+            known = any(path == exchange.path for _, path in self._routes)
+            raise (MethodNotAllowed if known else NotFound)(f"{exchange.method} {exchange.path} is not served here")
+        if exchange.path.startswith(("/v1/", "/baton/")):
+            given = exchange.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), self._bearer.encode()):
+                raise Unauthorized("this is a worker: it needs the deployment's worker key as bearer token")
+        await route(exchange)
+
+    async def _health(self, exchange: Exchange) -> None:
+        exchange.respond(200, b'{"status":"ok"}')
+
+    async def _ready(self, exchange: Exchange) -> None:
+        if self._host.draining:
+            raise NoCapacity("draining", retry_after_s=1.0)
+        exchange.respond(200, b'{"status":"ready"}')
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        exchange.respond(200, self._host.exposition(), content_type=CONTENT_TYPE)
+
+    async def _worker(self, exchange: Exchange) -> None:
+        exchange.respond(200, self._host.info().to_json())
+
+    async def _models(self, exchange: Exchange) -> None:
+        model = {"id": self._settings.model_name, "object": "model", "created": 0, "owned_by": "baton"}
+        exchange.respond(200, json.dumps({"object": "list", "data": [model]}).encode())
+
+    async def _generate(self, exchange: Exchange) -> None:
+        if self._host.draining:
+            raise NoCapacity("this worker is draining", code="draining", retry_after_s=1.0)
+        job = self._job(exchange)
+        task = asyncio.current_task()
+        assert task is not None
+        exchange.on_gone(partial(_cancel, task))
+        self.in_flight += 1
+        try:
+            await self._host.serve_job(job, exchange)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+        except BatonError as error:
+            self._break_off(exchange, error)
+        finally:
+            self.in_flight -= 1
+
+    def _break_off(self, exchange: Exchange, error: BatonError) -> None:
+        """Before the head: its status. After it: an error event, and the stream ends without [DONE]."""
+        if not exchange.started:
+            raise error
+        exchange.write(format_event(json.dumps(error.body()).encode()))
+        exchange.abort()
+
+    def _job(self, exchange: Exchange) -> Job:
+        received_s = time.monotonic()
+        body = _json_object(exchange.body)
+        parsed: ChatRequest | CompletionRequest
+        if exchange.path == "/v1/chat/completions":
+            parsed = parse_chat(body, internal=True)
+        else:
+            parsed = parse_completion(body, internal=True)
+        if parsed.model != self._settings.model_name:
+            raise NotFound(f"model {parsed.model!r} is not served here", param="model", code="model_not_found")
+        hand_off = HandOff.from_params(parsed.kv_transfer_params) if parsed.kv_transfer_params is not None else None
+        tokens = self._tokens(parsed)
+        sampling = parsed.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbits(63))
+        salt = bytes.fromhex(hand_off.salt) if hand_off else self._parts.salt
+        request_id = exchange.headers.get("x-request-id", secrets.token_hex(12))
+        deadline_s = hand_off.deadline_s if hand_off else self._settings.request_timeout_s
+        key = f"{request_id}/{next(self._numbers)}"
+        return Job(key, request_id, parsed, tokens, sampling, salt, deadline_s, received_s, hand_off)
+
+    def _tokens(self, parsed: ChatRequest | CompletionRequest) -> tuple[int, ...]:
+        tokens = self._parts.prompter.tokens(parsed)
+        if not tokens:
+            raise BadRequest("the prompt has no tokens; it needs at least one", param="prompt")
+        if len(tokens) >= self._max_model_len:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(tokens)} tokens; this model's context of {self._max_model_len} must hold "
+                "prompt and answer",
+                param="messages" if isinstance(parsed, ChatRequest) else "prompt",
+            )
+        return tokens
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadRequest("the body is not a JSON object")
+    return value

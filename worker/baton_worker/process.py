@@ -1,0 +1,182 @@
+"""A worker process from its settings file to its exit: wiring, readiness, drain.
+
+stdout is for whoever started it: JSON lines {"progress": ...} while the model loads, then one
+{"ready": true, "port": ..., "control_port": ..., "epoch": ...}; logs go to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import grpc.aio
+import uvloop
+from baton_api.blocks import derive_key
+from baton_api.errors import BatonError, SettingError
+from baton_api.settings import parse
+from baton_api.worker import Role, WorkerInfo, WorkerLoad
+from baton_wire.grpc_server import GrpcServer, start_grpc
+from baton_wire.http_server import Exchange, HttpServer, serve
+from baton_wire.pb.control_pb2_grpc import add_WorkerServicer_to_server
+
+from .control import ControlService
+from .face import Face
+from .job import Job
+from .kv_journal import KvJournal
+from .parts import Parts, load_parts
+from .settings import WorkerSettings
+
+log = logging.getLogger("baton.worker")
+MIN_SECRET_BYTES = 32
+
+
+class LegHandler(Protocol):
+    """A role's half: what it does with one job, and what it adds to the gRPC server."""
+
+    async def start(self) -> None: ...
+
+    async def serve(self, job: Job, exchange: Exchange) -> None: ...
+
+    def add_services(self, server: grpc.aio.Server) -> None: ...
+
+    leases: int  # promises to other workers still open
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when transfers do not add up."""
+
+    async def quiesce(self, budget_s: float) -> int:
+        """Waits until nothing this role promised is outstanding (leases, pulls); how many are left at the end."""
+
+    async def close(self) -> None: ...
+
+
+def say(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def run(role: Role, build: Callable[[Parts], LegHandler], argv: Sequence[str]) -> int:
+    """The process's main. Exit code 2 for a bad setting, which is named on stderr."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = read_settings(argv)
+        uvloop.run(_main(role, build, settings))
+    except BatonError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_settings(argv: Sequence[str]) -> WorkerSettings:
+    if len(argv) != 2 or argv[0] != "--settings":
+        raise SettingError("arguments", list(argv), "are not understood", "use --settings FILE.json")
+    try:
+        raw = json.loads(Path(argv[1]).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingError("--settings", argv[1], f"cannot be read ({error})", "give a JSON file") from error
+    return parse(WorkerSettings, raw)
+
+
+def read_secret(path: str) -> bytes:
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise SettingError("secret_file", path, f"cannot be read ({error})", "give a readable file") from error
+    if len(secret) < MIN_SECRET_BYTES:
+        raise SettingError("secret_file", path, f"holds {len(secret)} bytes", f"put at least {MIN_SECRET_BYTES} there")
+    return secret
+
+
+class Worker:
+    """The composed process."""
+
+    def __init__(self, role: Role, parts: Parts, leg: LegHandler, worker_key: str) -> None:
+        self.role = role
+        self.parts = parts
+        self.leg = leg
+        self.draining = False
+        self.journal = KvJournal(parts.engine.cached_keys)
+        self.control = ControlService(parts.epoch, self.journal, self.drain)
+        self.face = Face(parts, worker_key, self)
+        self.grpc: GrpcServer | None = None
+        self.http: HttpServer | None = None
+        self.stopped = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listens; raises SettingError when an address cannot be had."""
+        settings = self.parts.settings
+        self.parts.engine.on_kv_events(self.control.publish)
+        await self.leg.start()
+        services = (lambda server: add_WorkerServicer_to_server(self.control, server), self.leg.add_services)
+        self.grpc = await start_grpc(settings.host, settings.control_port, services)
+        self.http = await serve(self.face.handle, settings.host, settings.port)
+        self.parts.telemetry.transport(settings.kv.transport, self.parts.transport.negotiated)
+
+    def info(self) -> WorkerInfo:
+        settings, stats = self.parts.settings, self.parts.engine.stats()
+        assert self.grpc is not None
+        return WorkerInfo(
+            worker_id=settings.worker_id,
+            role=self.role,
+            epoch=self.parts.epoch,
+            model=settings.model_name,
+            revision=settings.revision,
+            fingerprint=self.parts.engine.layout.fingerprint,
+            control_address=f"{settings.advertise_host or settings.host}:{self.grpc.port}",
+            kv_transport=self.parts.transport.negotiated,
+            block_tokens=self.parts.engine.layout.block_tokens,
+            max_model_len=self.parts.engine.max_model_len,
+            ready=not self.draining,
+            draining=self.draining,
+            load=WorkerLoad(stats.running, stats.waiting, stats.kv_usage, stats.total_blocks, stats.free_blocks),
+        )
+
+    def exposition(self) -> bytes:
+        return self.parts.telemetry.exposition(self.parts.engine.stats(), self.draining)
+
+    async def serve_job(self, job: Job, exchange: Exchange) -> None:
+        await self.leg.serve(job, exchange)
+
+    async def drain(self, budget_s: float) -> int:
+        """Takes no new work, waits for what runs and for what is promised; then the process ends."""
+        self.draining = True
+        end_s = time.monotonic() + min(budget_s, self.parts.settings.drain_s)
+        while self.face.in_flight and time.monotonic() < end_s:
+            await asyncio.sleep(0.02)
+        left = await self.leg.quiesce(max(0.0, end_s - time.monotonic()))
+        self.stopped.set()
+        return left + self.face.in_flight
+
+    async def close(self) -> None:
+        if self.http is not None:
+            await self.http.close(0.5)
+        self.control.close()
+        await self.leg.close()
+        if self.grpc is not None:
+            await self.grpc.stop(0.5)
+        await self.parts.engine.close()
+        await self.parts.transport.close()
+
+
+async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: WorkerSettings) -> None:
+    secret = read_secret(settings.secret_file)
+    parts = load_parts(settings, secret, lambda done, total: say(progress="loading weights", done=done, total=total))
+    worker = Worker(role, parts, build(parts), derive_key(secret, "worker-http").hex())
+    loop = asyncio.get_running_loop()
+    try:
+        await worker.start()
+    except OSError as error:
+        raise SettingError("host and ports", settings.host, f"cannot be listened on ({error})", "free them") from error
+    drains: list[asyncio.Task[int]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: drains.append(loop.create_task(worker.drain(settings.drain_s))))
+    assert worker.http is not None and worker.grpc is not None
+    say(ready=True, port=worker.http.port, control_port=worker.grpc.port, epoch=parts.epoch, role=role.value)
+    await worker.stopped.wait()
+    await worker.close()
