@@ -7,7 +7,7 @@ worker accepts them only with the worker key (derive_key(secret, "worker-http"))
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import BadRequest
@@ -30,7 +30,7 @@ class HandOff:
     on_prefill_failure: OnPrefillFailure = "recompute"
 
     def to_params(self) -> dict[str, Any]:
-        return {"dialect": DIALECT, **asdict(self)}
+        return {"dialect": DIALECT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
 
     @classmethod
     def from_params(cls, params: Any) -> HandOff:

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import hmac
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from .errors import TicketRefused
 
@@ -39,7 +39,9 @@ class Ticket:
 
 def sign_ticket(ticket: Ticket, key: bytes) -> str:
     """The ticket's wire form. `key` is derive_key(secret, "ticket")."""
-    payload = _encode(json.dumps(asdict(ticket), sort_keys=True, separators=(",", ":")).encode())
+    # Not asdict: it copies deeply, which took longer than all the rest of signing.
+    values = {name: getattr(ticket, name) for name in ticket.__dataclass_fields__}
+    payload = _encode(json.dumps(values, sort_keys=True, separators=(",", ":")).encode())
     return f"{payload}.{_encode(_mac(payload, key))}"
 
 

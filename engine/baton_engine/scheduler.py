@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from baton_api.blocks import blocks_for
 from baton_api.errors import BatonError, WorkerProtocolError
-from baton_api.sampling import SampledToken
+from baton_api.sampling import FinishReason, SampledToken
 
 from .block_pool import BlockPool
 from .limits import Limits
@@ -53,8 +53,7 @@ class Scheduler:
     def submit(self, request: GenerateRequest, now_s: float) -> None:
         """Queues a request that passed Limits.check()."""
         self._arrivals += 1
-        job = Job(request, self._arrivals, now_s, set(range(request.sampling.n)), awaits_pull=request.leg is Leg.DECODE)
-        self._table.add(job)
+        self._table.add(Job(request, self._arrivals, now_s, awaits_pull=request.leg is Leg.DECODE))
 
     def land(self, request_id: str, first: Seq[SampledToken]) -> None:
         """DECODE: the reserved blocks hold the prompt's KV, and `first` are the choices' first tokens."""
@@ -98,13 +97,10 @@ class Scheduler:
             self._table.end(job, Finished())
 
     def stop_choice(self, request_id: str, choice: int) -> None:
-        """The choice is over; the request, with its last choice."""
+        """The choice is over; the request, with its last choice. Before the first tokens there is nothing to stop."""
         job = self._table.jobs.get(request_id)
-        if job is None or choice not in job.open:
-            return
-        if job.forked and choice in job.sequences:
-            self._table.drop(job.sequences[choice])
-        self._close_choice(job, choice)
+        if job is not None and job.forked and choice in job.sequences:
+            self._over(job.sequences[choice])
 
     def abort(self, request_id: str) -> None:
         job = self._table.jobs.get(request_id)
@@ -130,8 +126,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> Step:
         """The next step; one without work means that nothing can advance before the next command."""
         draft = Draft(self._max_batched_tokens)
-        runnable = [sequence for sequence in self._table.admitted if sequence.state is State.RUNNING]
-        for sequence in sorted(runnable, key=lambda each: each.remaining > 1):
+        for sequence in sorted(self._table.admitted, key=lambda each: each.remaining > 1):
             if draft.budget_tokens and sequence.state is State.RUNNING:
                 self._continue(sequence, draft)
         if not (draft.preempted and draft.work):
@@ -145,9 +140,12 @@ class Scheduler:
             sequence, job = work.sequence, work.sequence.job
             sequence.computed += work.count
             job.chunks += not job.forked
-            self._table.register(sequence)
+            grown = self._table.register(sequence)
             if job.request.leg is Leg.PREFILL:
-                self._prefilled(sequence, drawn, now_s)
+                if grown:
+                    self._table.emit(job, Computed(tuple(sequence.blocks[: sequence.registered])))
+                if drawn:
+                    self._prefilled(sequence, drawn, now_s)
             elif drawn and not job.forked:
                 self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
                 self._fork(sequence, drawn)
@@ -184,15 +182,22 @@ class Scheduler:
     def _continue(self, sequence: Sequence, draft: Draft) -> None:
         count = draft.count_for(sequence)
         needed = blocks_for(sequence.computed + count, self._block_tokens) - len(sequence.blocks)
+        if needed > 0:
+            if not self._make_room(sequence, needed, draft):
+                return
+            sequence.blocks += self._pool.allocate(needed)
+        draft.take(sequence, count)
+
+    def _make_room(self, sequence: Sequence, needed: int, draft: Draft) -> bool:
+        """Preempts until `needed` blocks are free; False when that took `sequence` itself."""
         while not self._pool.can_allocate(needed):
             victim = self._victim(draft)
             self._table.preempt(victim)
             self.counters.preemptions += 1
             draft.preempted = True
             if victim is sequence:
-                return
-        sequence.blocks += self._pool.allocate(max(needed, 0))
-        draft.take(sequence, count)
+                return False
+        return True
 
     def _victim(self, draft: Draft) -> Sequence:
         return next(
@@ -230,9 +235,6 @@ class Scheduler:
 
     def _prefilled(self, sequence: Sequence, drawn: Seq[SampledToken], now_s: float) -> None:
         job = sequence.job
-        self._table.emit(job, Computed(tuple(sequence.blocks[: sequence.registered])))
-        if not drawn:
-            return
         self._table.pin(sequence)
         self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
         started_s = job.started_s if job.started_s is not None else now_s
@@ -252,37 +254,37 @@ class Scheduler:
         """The prompt is there: from one sequence to one per choice that goes on after its first token."""
         job = stem.job
         self._table.retire_stem(job)
-        going = [choice for choice, token in enumerate(first) if choice in job.open and self._goes_on(job, token)]
+        reasons = [self._finish_reason(job, [token.token_id]) for token in first]
+        going = [choice for choice, reason in enumerate(reasons) if reason is None]
         for choice in going:
             job.sequences[choice] = self._table.branch(stem, choice, last=choice == going[-1])
+            job.sequences[choice].output.append(first[choice].token_id)
+        for choice, token in enumerate(first):
+            self._sampled(job, choice, token, reasons[choice])
         if not going:
             self._pool.release(stem.blocks)
-        for choice, token in enumerate(first):
-            if choice in job.open:
-                self._append(job.sequences.get(choice) or Sequence(job, choice), token)
-
-    def _goes_on(self, job: Job, first: SampledToken) -> bool:
-        return self._limits.finish_reason(job.prompt_tokens, [first.token_id], job.request.sampling) is None
+            self._table.end(job, Finished())
 
     def _append(self, sequence: Sequence, token: SampledToken) -> None:
-        job, sampling = sequence.job, sequence.job.request.sampling
         sequence.output.append(token.token_id)
+        reason = self._finish_reason(sequence.job, sequence.output)
+        self._sampled(sequence.job, sequence.choice, token, reason)
+        if reason is not None:
+            self._over(sequence)
+
+    def _finish_reason(self, job: Job, output: Seq[int]) -> FinishReason | None:
+        return self._limits.finish_reason(job.prompt_tokens, output, job.request.sampling)
+
+    def _sampled(self, job: Job, choice: int, token: SampledToken, finish: FinishReason | None) -> None:
         self.counters.generation_tokens += 1
-        finish = self._limits.finish_reason(job.prompt_tokens, sequence.output, sampling)
-        sampled = Sampled(sequence.choice, (token,), finish)
-        if not job.reported:
+        if job.reported:
+            self._table.emit(job, Sampled(choice, (token,), finish))
+        else:
             job.reported = True
             computed = job.prompt_tokens - job.cached_tokens
-            sampled = Sampled(sequence.choice, (token,), finish, job.cached_tokens, computed)
-        self._table.emit(job, sampled)
-        if finish is not None:
-            if sequence.choice in job.sequences:
-                self._table.drop(sequence)
-            self._close_choice(job, sequence.choice)
+            self._table.emit(job, Sampled(choice, (token,), finish, job.cached_tokens, computed))
 
-    # Ending
-
-    def _close_choice(self, job: Job, choice: int) -> None:
-        job.open.discard(choice)
-        if not job.open:
-            self._table.end(job, Finished())
+    def _over(self, sequence: Sequence) -> None:
+        self._table.drop(sequence)
+        if not sequence.job.sequences:
+            self._table.end(sequence.job, Finished())

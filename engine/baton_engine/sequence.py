@@ -29,12 +29,11 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request and what is known about it so far. `open` are the choices that are not over. Times in seconds."""
+    """A request and what is known about it so far. Times in seconds."""
 
     request: GenerateRequest
     arrival: int
     submitted_s: float
-    open: set[int]
     awaits_pull: bool
     sequences: dict[int, Sequence] = field(default_factory=dict)
     forked: bool = False
@@ -42,10 +41,10 @@ class Job:
     cached_tokens: int = 0
     chunks: int = 0
     reported: bool = False
+    prompt_tokens: int = field(init=False)
 
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.request.token_ids)
+    def __post_init__(self) -> None:
+        self.prompt_tokens = len(self.request.token_ids)
 
     @property
     def pinned(self) -> bool:
@@ -55,7 +54,7 @@ class Job:
     @property
     def width(self) -> int:
         """How many choices each sequence of this request stands for."""
-        return 1 if self.forked or self.pinned else self.request.sampling.n
+        return 1 if self.forked else self.request.sampling.n
 
 
 @dataclass(slots=True, eq=False)
@@ -90,8 +89,9 @@ class Sequence:
     def tokens(self, start: int, stop: int) -> list[int]:
         """Token ids at positions start .. stop - 1, prompt and output as one."""
         prompt = self.job.prompt_tokens
-        head = self.job.request.token_ids[start : min(stop, prompt)] if start < prompt else ()
-        return [*head, *self.output[max(start - prompt, 0) : max(stop - prompt, 0)]]
+        if start >= prompt:
+            return self.output[start - prompt : stop - prompt]
+        return [*self.job.request.token_ids[start : min(stop, prompt)], *self.output[: max(stop - prompt, 0)]]
 
     def keys_until(self, count: int, block_tokens: int) -> list[BlockKey]:
         """Keys of the first `count` whole blocks."""

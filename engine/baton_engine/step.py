@@ -16,16 +16,17 @@ class Work:
     count: int
 
     def to_slice(self) -> Slice:
-        sequence, job = self.sequence, self.sequence.job
-        stop = sequence.computed + self.count
-        choices = range(sequence.choice, sequence.choice + 1) if job.forked else range(job.request.sampling.n)
-        draws = tuple(Draw(job.request.sampling, choice, job.request.token_ids, sequence.output) for choice in choices)
-        return Slice(
-            sequence.tokens(sequence.computed, stop),
-            sequence.computed,
-            sequence.blocks,
-            draws if stop == sequence.length else (),
-        )
+        sequence = self.sequence
+        start, stop = sequence.computed, sequence.computed + self.count
+        draws = self._draws() if stop == sequence.length else ()
+        return Slice(sequence.tokens(start, stop), start, sequence.blocks, draws)
+
+    def _draws(self) -> tuple[Draw, ...]:
+        sequence, job, request = self.sequence, self.sequence.job, self.sequence.job.request
+        if job.forked:
+            return (Draw(request.sampling, sequence.choice, request.token_ids, sequence.output),)
+        choices = range(request.sampling.n)
+        return tuple(Draw(request.sampling, choice, request.token_ids, sequence.output) for choice in choices)
 
 
 @dataclass(frozen=True, slots=True)

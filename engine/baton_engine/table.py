@@ -63,13 +63,14 @@ class SequenceTable:
         sequence.computed = sequence.registered = 0
         self.enqueue(sequence)
 
-    def register(self, sequence: Sequence) -> None:
-        """Makes the whole blocks computed so far findable."""
+    def register(self, sequence: Sequence) -> bool:
+        """Makes the whole blocks computed so far findable; False when there is no new one."""
         done, whole = sequence.registered, sequence.computed // self.block_tokens
         if whole > done:
             keys = sequence.keys_until(whole, self.block_tokens)
             self.pool.register(sequence.blocks[done:whole], keys[done:], keys[done - 1] if done else ROOT)
             sequence.registered = whole
+        return whole > done
 
     def branch(self, stem: Sequence, choice: int, *, last: bool) -> Sequence:
         """A choice of its own. The last one takes over the stem's blocks; each other one shares the whole blocks and

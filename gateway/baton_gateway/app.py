@@ -79,6 +79,8 @@ class App:
         finally:
             telemetry.move("baton_gateway_in_flight", -1)
             telemetry.count("baton_gateway_requests_total", route, str(outcome[0]), outcome[1])
+            if outcome[0] != 200:
+                log.info("request %s: %s %d %s", visitor.request_id, route, *outcome)
             if outcome[0] == 499:
                 telemetry.count("baton_gateway_client_aborts_total")
             elif outcome[0] == 200 and exchange.method == "POST":

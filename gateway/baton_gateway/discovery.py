@@ -10,7 +10,8 @@ from pathlib import Path
 from baton_api.errors import BatonError, SettingError
 from baton_api.fleet import Fleet
 from baton_api.worker import WorkerInfo
-from baton_wire.http_client import HttpClient, split_url
+from baton_wire.http_client import HttpClient
+from baton_wire.http_request import split_url
 
 from .registry import Registry
 from .settings import GatewaySettings

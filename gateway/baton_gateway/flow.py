@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from .telemetry import Telemetry, label
 from .timeline import Timeline
 from .tokenising import Asked, Tokeniser
 
+log = logging.getLogger("baton.gateway")
 CHAT_PATH = "/v1/chat/completions"
 
 
@@ -81,6 +83,7 @@ class Parts:
 class Job:
     """One request on its way; `fields` are the body's used fields, seed included."""
 
+    id: str
     path: str
     fields: dict[str, Any]
     asked: Asked
@@ -100,16 +103,15 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     timeline.lap("receive", parts.now())
     try:
         async with asyncio.timeout(parts.settings.request_timeout_s):
-            salt = parts.salt(visitor.tenant, asked.cache_salt)
-            prompt = await parts.tokeniser.read(asked, salt, parts.registry.block_sizes)
+            prompt = await tokenise(parts, asked, visitor.tenant, len(exchange.body))
             timeline.lap("tokenise", parts.now())
             check_context(parts.registry.routable(), asked, prompt)
             headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
             deadline_s = timeline.start_s + parts.settings.request_timeout_s
-            job = Job(exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
+            job = Job(visitor.request_id, exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
             async with parts.admission.slot():
                 timeline.lap("queue", parts.now())
-                return await answer(parts, exchange, job, visitor.request_id)
+                return await answer(parts, exchange, job)
     except TimeoutError:
         raise DeadlineExceeded(f"not answered in {parts.settings.request_timeout_s:g} s") from None
 
@@ -120,6 +122,14 @@ def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     chat = exchange.path == CHAT_PATH
     asked = parse_chat(body) if chat else parse_completion(body)
     return known_fields(body, chat=chat, internal=False), asked
+
+
+async def tokenise(parts: Parts, asked: Asked, tenant: str, body_bytes: int) -> Prompt:
+    """Once per request; on a thread unless it is too small to be worth the way. Raises BadRequest, Overloaded."""
+    salt, sizes = parts.salt(tenant, asked.cache_salt), parts.registry.block_sizes
+    if body_bytes <= parts.settings.inline_bytes:
+        return parts.tokeniser.read_now(asked, salt, sizes)
+    return await parts.tokeniser.read(asked, salt, sizes)
 
 
 def check_model(registry: Registry, asked: Asked) -> None:
@@ -138,10 +148,10 @@ def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt)
         )
 
 
-async def answer(parts: Parts, exchange: Exchange, job: Job, request_id: str) -> int:
+async def answer(parts: Parts, exchange: Exchange, job: Job) -> int:
     attempt = await first_answer(parts, job)
     try:
-        return await deliver(parts, exchange, job, attempt, request_id)
+        return await deliver(parts, exchange, job, attempt)
     finally:
         parts.attempts.discard(attempt)
         attempt.abort()
@@ -157,12 +167,16 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
         try:
             failure = await attempt.failure(parts.settings.first_byte_timeout_s)
             if failure is None:
+                # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
+                parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
                 return attempt
             again = repick(parts, job, failure)
             if again is None:
                 _ = attempt.head  # raises unless the worker's own answer can be passed on
                 return attempt
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, DeadlineExceeded):
+                parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
             parts.attempts.discard(attempt)
             attempt.abort()
             raise
@@ -215,7 +229,8 @@ def repick(parts: Parts, job: Job, failure: Failure) -> Route | None:
     found = decide(parts, job)
     if isinstance(found, Refusal):
         return None
-    parts.telemetry.count("baton_gateway_retries_total", failure.leg, failure.reason)
+    parts.telemetry.count("baton_gateway_retries_total", failure.leg, label(failure.reason))
+    log.info("request %s: %s leg on %s failed (%s); sent again", job.id, failure.leg, failure.url, failure.reason)
     return found
 
 
@@ -240,18 +255,17 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         url = route.prefill.url
         prefill = LegRequest(url, job.path, prefill_body(job.fields, job.prompt, handing), job.headers, len(job.prompt))
         parts.index.record(job.prompt.keys(route.prefill.info.block_tokens), url)
-    parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
     return attempt
 
 
-async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt, request_id: str) -> int:
+async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt) -> int:
     """Passes the decode leg's answer on, streamed or whole; returns its status."""
     head = attempt.head
     job.timeline.answered(head.headers.get("server-timing", ""), parts.now())
     observe_first_token(parts, job)
-    headers = [("x-request-id", request_id)]
+    headers = [("x-request-id", job.id)]
     if parts.settings.server_timing:
         headers.append(("server-timing", job.timeline.header()))
     if "retry-after" in head.headers:

@@ -83,7 +83,8 @@ class Answer:
             try:
                 self._take(data)
             except BatonError as error:
-                self.on_error(error)
+                self.error = error  # even if the end has come already: it is read late
+                self._finish()
 
     def on_end(self) -> None:
         if self.head is None:

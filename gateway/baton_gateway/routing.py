@@ -2,7 +2,7 @@
 
 Decode is chosen by free room and by the prefix it already holds; prefill by how many tokens it would have to compute
 before this prompt's first one (its backlog here plus what it does not hold), the estimate of time to first token that
-needs no calibration. Ties go to the smaller url, so that a decision can be replayed.
+needs no calibration. Ties go to the smaller worker id, so that a decision can be replayed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class _Scored:
     candidate: Candidate
 
     @property
-    def order(self) -> tuple[float, str]:
-        return (-self.candidate.score, self.worker.url)
+    def order(self) -> tuple[float, str, str]:
+        return (-self.candidate.score, self.worker.info.worker_id, self.worker.url)
 
 
 def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Route | Refusal:

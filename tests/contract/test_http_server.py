@@ -218,7 +218,7 @@ async def test_closing_lets_running_requests_finish_and_refuses_new_ones() -> No
         assert head.startswith(b"HTTP/1.1 200") and b"connection: close\r\n" in head
         assert await reader.read() == b"done" and await idle_reader.read() == b""
         await closing
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", server.port)
 
 
@@ -279,7 +279,7 @@ async def test_connections_beyond_the_limit_get_503() -> None:
 @on_both_loops
 async def test_two_servers_share_a_port_when_asked() -> None:
     async with served(echo) as alone:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="in use"):
             await serve(echo, "127.0.0.1", alone.port)
     first = await serve(echo, "127.0.0.1", 0, reuse_port=True)
     second = await serve(echo, "127.0.0.1", first.port, reuse_port=True)

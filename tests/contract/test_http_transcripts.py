@@ -7,7 +7,7 @@ import logging
 
 import pytest
 from baton_api.errors import DeadlineExceeded, NoCapacity
-from baton_wire.http_server import Exchange, ServerLimits
+from baton_wire.http_server import ClientGone, Exchange, ServerLimits
 from support.wire import Line, echo
 
 LIMITS = ServerLimits(max_body_bytes=100, max_header_bytes=300, max_headers=8, max_target_bytes=100)
@@ -30,12 +30,27 @@ ANSWERED = [
     ("close", b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", ok("GET / ", close=True), True),
     ("1.0", b"GET / HTTP/1.0\r\n\r\n", ok("GET / ", close=True), True),
     ("1.0 keep-alive", b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", ok("GET / ", close=True), True),
-    ("chunked", POST + b"transfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n", ok("POST /x hello"), False),
+    (
+        "chunked",
+        POST + b"transfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
+        ok("POST /x hello"),
+        False,
+    ),
     ("trailers", POST + b"transfer-encoding: Chunked\r\n\r\n1\r\na\r\n0\r\nx: y\r\n\r\n", ok("POST /x a"), False),
-    ("pipeline", GET + POST + b"content-length: 2\r\n\r\nhi" + GET, ok("GET /y?q=1 ") + ok("POST /x hi") + ok("GET /y?q=1 "), False),
-    ("pipelined chunks", (POST + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n") * 2, ok("POST /x a") * 2, False),
+    (
+        "pipeline",
+        GET + POST + b"content-length: 2\r\n\r\nhi" + GET,
+        ok("GET /y?q=1 ") + ok("POST /x hi") + ok("GET /y?q=1 "),
+        False,
+    ),
+    (
+        "pipelined chunks",
+        (POST + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n") * 2,
+        ok("POST /x a") * 2,
+        False,
+    ),
     ("nothing after a close", b"GET / HTTP/1.0\r\n\r\n" + GET, ok("GET / ", close=True), True),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "request_bytes", "answer", "ended"), ANSWERED, ids=[row[0] for row in ANSWERED])
@@ -72,7 +87,7 @@ REFUSED = [
     ("fields", POST + b"".join(b"a%d: b\r\n" % n for n in range(9)) + b"\r\n", 431),
     ("endless head", POST + b"a: " + b"b" * 300, 431),
     ("long head", POST + b"a: " + b"b" * 300 + b"\r\n\r\n", 431),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "request_bytes", "status"), REFUSED, ids=[row[0] for row in REFUSED])
@@ -127,14 +142,38 @@ def stream(*pieces: bytes, headers: tuple[tuple[str, str], ...] = (), status: in
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 STREAMED = [
-    ("chunks", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", stream(b"a", b"", b"b" * 16), CHUNKED + b"1\r\na\r\n10\r\n" + b"b" * 16 + b"\r\n0\r\n\r\n", False),
+    (
+        "chunks",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        stream(b"a", b"", b"b" * 16),
+        CHUNKED + b"1\r\na\r\n10\r\n" + b"b" * 16 + b"\r\n0\r\n\r\n",
+        False,
+    ),
     ("no chunk", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", stream(), CHUNKED + b"0\r\n\r\n", False),
     ("1.0", b"GET / HTTP/1.0\r\n\r\n", stream(b"a", b"b"), b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nab", True),
-    ("declared", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", stream(b"a", b"b", headers=(("content-length", "2"),)), b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", False),
-    ("declared but short", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", stream(b"a", headers=(("content-length", "2"),)), b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na", True),
+    (
+        "declared",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        stream(b"a", b"b", headers=(("content-length", "2"),)),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab",
+        False,
+    ),
+    (
+        "declared but short",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        stream(b"a", headers=(("content-length", "2"),)),
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na",
+        True,
+    ),
     ("head", b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n", stream(b"a"), CHUNKED, False),
-    ("no content", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", stream(b"a", status=204), b"HTTP/1.1 204 No Content\r\n\r\n", False),
-]  # fmt: skip
+    (
+        "no content",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        stream(b"a", status=204),
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        False,
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +305,30 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_either() -> N
     assert line.answer == b"" and not line.transport.reading
     line.connection.resume_writing()
     assert len(line.statuses) == 5 and line.transport.reading
+
+
+async def test_a_pipeline_stops_where_the_write_buffer_fills() -> None:
+    def fill(exchange: Exchange) -> None:
+        exchange.respond(200, b"")
+        line.connection.pause_writing()
+
+    line = Line(fill)
+    line.feed(GET * 3)
+    for answered in (1, 2, 3):
+        assert len(line.statuses) == answered
+        line.connection.resume_writing()
+
+
+async def test_a_half_closed_client_is_gone_at_once_even_if_its_answer_is_not_flushed() -> None:
+    seen: list[Exchange] = []
+    line = Line(seen.append)
+    line.feed(GET)
+    seen[0].start(200, ())
+    drained = asyncio.ensure_future(seen[0].drain())
+    assert line.connection.eof_received() is False, "the transport closes"
+    assert seen[0].gone
+    with pytest.raises(ClientGone):
+        await drained
 
 
 async def test_a_full_write_buffer_pauses_the_relay_and_drain_waits() -> None:

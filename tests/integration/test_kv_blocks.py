@@ -116,8 +116,9 @@ def test_poison_left_in_free_blocks_neither_changes_tokens_nor_stays_in_what_is_
     sequence, blocks = Running(PROMPT), Blocks(32)
     while not sequence.output:
         step(runner, [sequence], blocks, chunk)
-    partial = runner.store.pool.blocks[sequence.block_ids[-1]].view(2, 16, -1)
-    assert not partial[:, len(PROMPT) % 16 :].any()
+    partial = runner.store.pool.blocks[sequence.block_ids[-1]].view(2, 2, 2, 16, 16)
+    assert not partial[..., len(PROMPT) % 16 :, :].any()
+    assert partial[..., : len(PROMPT) % 16, :].all()
     while len(sequence.output) < 20:
         step(runner, [sequence], blocks)
     assert sequence.output_ids == expected

@@ -24,12 +24,14 @@ PROMPTS = st.builds(
     st.lists(st.integers(1, 4), max_size=6),
 )
 SAMPLINGS = st.builds(
-    SamplingParams,
+    lambda max_tokens, min_tokens, **others: SamplingParams(
+        max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), **others
+    ),
     max_tokens=st.integers(1, 12),
+    min_tokens=st.integers(0, 3),
     n=st.integers(1, 3),
     temperature=st.sampled_from([0.0, 1.0]),
     seed=st.integers(0, 2),
-    min_tokens=st.just(0),
     ignore_eos=st.booleans(),
     stop_token_ids=st.sampled_from([(), (3, 4, 5, 6, 7, 8)]),
 )

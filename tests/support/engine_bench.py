@@ -42,6 +42,7 @@ class Bench:
             self.runner.eos_token_ids,
         )
         self.scheduler = Scheduler(self.pool, block_tokens, self.limits, max_batched_tokens)
+        self.max_batched_tokens = max_batched_tokens
         self.events: dict[str, list[EngineEvent]] = defaultdict(list)
         self.kv_events: list[object] = []
         self.now_s = 0.0
@@ -75,6 +76,8 @@ class Bench:
         self.settle()
         if not step.work:
             return False
+        assert sum(work.count for work in step.work) <= self.max_batched_tokens
+        assert sum(len(part.draws) for part in step.slices()) <= self.limits.max_running
         try:
             results = self.runner.run(step.slices())
         except RuntimeError as error:

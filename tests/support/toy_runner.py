@@ -60,6 +60,7 @@ class ToyRunner:
     def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
         self.steps.append((sum(len(part.token_ids) for part in slices), sum(len(part.draws) for part in slices)))
         for part in slices:
+            assert part.token_ids, "a slice computes at least one token"
             self._compute(part)
         return [[self._draw(part, draw) for draw in part.draws] for part in slices]
 

@@ -115,20 +115,28 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
             await asyncio.sleep(0.002)
 
 
-def on_both_loops(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[str], None]:
+AsyncTest = Callable[[], Coroutine[Any, Any, None]]
+
+
+def on_both_loops(test: AsyncTest, *, lasting_sockets: int = 0) -> Callable[[str], None]:
     """Runs an async test on asyncio's loop and on uvloop; afterwards no task and no socket may be left."""
 
     @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
     def run(loop_name: str) -> None:
         factory = uvloop.new_event_loop if loop_name == "uvloop" else asyncio.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_leaving_nothing(test))
+            runner.run(_leaving_nothing(test, lasting_sockets))
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run
 
 
-async def _leaving_nothing(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    sockets = socket_count()
+def on_both_loops_with_grpc(test: AsyncTest) -> Callable[[str], None]:
+    """The same; grpc.aio's poller keeps a pair of sockets for as long as its loop lives."""
+    return on_both_loops(test, lasting_sockets=2)
+
+
+async def _leaving_nothing(test: AsyncTest, lasting_sockets: int) -> None:
+    sockets = socket_count() + lasting_sockets
     await test()
     await until(lambda: socket_count() <= sockets and len(asyncio.all_tasks()) == 1)

@@ -1,6 +1,9 @@
 """The engine's thread: events arrive in order, failures stay where they belong, an idle engine sleeps."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -228,6 +231,13 @@ async def test_durations_are_on_the_clock_that_was_given() -> None:
         assert done.queue_s > 0 and done.queue_s % 10 == 0 and done.compute_s == 10
 
 
+def test_the_integer_half_and_the_text_side_import_without_torch() -> None:
+    names = ["engine", "scheduler", "block_pool", "limits", "text.tokenizer", "text.template"]
+    program = "import sys, " + ", ".join(f"baton_engine.{name}" for name in names)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", f"{program}; assert 'torch' not in sys.modules"], check=True, env=environment)
+
+
 async def test_an_idle_engine_sleeps() -> None:
     asked = 0
 
@@ -258,13 +268,24 @@ async def test_a_scheduler_that_breaks_ends_every_request_instead_of_hanging() -
     await engine.close()
 
 
+class WaitsForLeave(ToyRunner):
+    def __init__(self) -> None:
+        super().__init__()
+        self.leave = threading.Event()
+
+    def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
+        assert self.leave.wait(10)
+        return super().run(slices)
+
+
 def test_an_engine_whose_loop_is_gone_ends_its_thread() -> None:
-    threads = set(threading.enumerate())
+    threads, runner = set(threading.enumerate()), WaitsForLeave()
 
     async def leave() -> None:
-        NativeEngine(ToyRunner()).submit(request("a"), Heard())
+        NativeEngine(runner).submit(request("a"), Heard())
 
     asyncio.run(leave())
     [thread] = set(threading.enumerate()) - threads
+    runner.leave.set()
     thread.join(timeout=5)
     assert not thread.is_alive()

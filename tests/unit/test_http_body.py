@@ -11,16 +11,36 @@ GOOD = [
     (b"5\r\nhello\r\n0\r\n\r\n", b"hello", b""),
     (b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\nGET /", b"hello world", b"GET /"),
     (b"A\r\n0123456789\r\n00a\r\n0123456789\r\n000\r\n\r\n", b"0123456789" * 2, b""),
-    (b"2;name=value;q=\"x\"\r\n\r\n\r\n0;last\r\n\r\n", b"\r\n", b""),
+    (b'2;name=value;q="x"\r\n\r\n\r\n0;last\r\n\r\n', b"\r\n", b""),
     (b"1\r\na\r\n0\r\nx-sum: 1\r\nX-B:\r\n\r\nrest", b"a", b"rest"),
-]  # fmt: skip
+]
 
 BAD = [
-    b"\r\n", b"x\r\n", b"-1\r\n", b"+1\r\na\r\n", b"0x1\r\na\r\n", b" 1\r\na\r\n", b"1 \r\na\r\n", b"1\na\r\n", b"1\r\na\n0\r\n\r\n",
-    b"1\r\nab\r\n", b"1\r\na\rX", b"123456789\r\n", b"1;\x00\r\na", b"1;a\nb\r\n", b"1;" + b"x" * 300, b"0\r\nbad name: 1\r\n\r\n",
-    b"0\r\na : b\r\n\r\n", b"0\r\na: b\r\n fold\r\n\r\n", b"0\r\na: b\nc\r\n\r\n", b"0\r\n" + b"a: b\r\n" * 2000, b"1_0\r\n",
-    b"0\r\nx_a: 1\r\n\r\n", b"\xb2\r\n", b";a\r\n",
-]  # fmt: skip
+    b"\r\n",
+    b"x\r\n",
+    b"-1\r\n",
+    b"+1\r\na\r\n",
+    b"0x1\r\na\r\n",
+    b" 1\r\na\r\n",
+    b"1 \r\na\r\n",
+    b"1\na\r\n",
+    b"1\r\na\n0\r\n\r\n",
+    b"1\r\nab\r\n",
+    b"1\r\na\rX",
+    b"123456789\r\n",
+    b"1;\x00\r\na",
+    b"1;a\nb\r\n",
+    b"1;" + b"x" * 300,
+    b"0\r\nbad name: 1\r\n\r\n",
+    b"0\r\na : b\r\n\r\n",
+    b"0\r\na: b\r\n fold\r\n\r\n",
+    b"0\r\na: b\nc\r\n\r\n",
+    b"0\r\n" + b"a: b\r\n" * 2000,
+    b"1_0\r\n",
+    b"0\r\nx_a: 1\r\n\r\n",
+    b"\xb2\r\n",
+    b";a\r\n",
+]
 
 
 @pytest.mark.parametrize(("coded", "body", "rest"), GOOD)
@@ -42,14 +62,17 @@ def test_chunked_bodies_decode_byte_by_byte(coded: bytes, body: bytes, rest: byt
     assert chunks.done and chunks.body() == body
 
 
+def feed_bytewise(chunks: ChunkedBody, coded: bytes) -> None:
+    for byte in coded:
+        chunks.feed(bytes([byte]))
+
+
 @pytest.mark.parametrize("coded", BAD, ids=lambda coded: repr(coded[:30]))
 def test_malformed_chunks_are_refused_whole_and_byte_by_byte(coded: bytes) -> None:
     with pytest.raises(BadRequest):
         ChunkedBody(10_000).feed(coded)
-    chunks = ChunkedBody(10_000)
     with pytest.raises(BadRequest):
-        for byte in coded:
-            chunks.feed(bytes([byte]))
+        feed_bytewise(ChunkedBody(10_000), coded)
 
 
 def test_a_chunk_beyond_the_limit_is_refused_at_its_header() -> None:

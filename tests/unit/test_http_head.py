@@ -34,6 +34,7 @@ REFUSED = [
     (head(request="GET /\x00 HTTP/1.1"), "malformed_request_line"),
     (head(request="GET http://a/ HTTP/1.1"), "malformed_request_line"),
     (head(request="CONNECT a:80 HTTP/1.1"), "malformed_request_line"),
+    (head(request="CONNECT / HTTP/1.1"), "malformed_request_line"),
     (head(request="OPTIONS * HTTP/1.1"), "malformed_request_line"),
     (b"\r\n" + head(), "malformed_request_line"),
     (head(request="GET /" + "a" * 50 + " HTTP/1.1"), "target_too_long"),

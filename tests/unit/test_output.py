@@ -173,6 +173,13 @@ def test_streaming_equals_vllms_search_of_the_whole_text_after_each_token(
     assert last.stop == matched and last.finish == ("stop" if matched else "length")
 
 
+def test_text_that_only_the_end_brings_out_can_still_hold_a_stop_string(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(byte_level(tmp_path))
+    half = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b"\xe2")
+    delta = tokenizer.choice_output(replace(PARAMS, stop=("\ufffd",))).push([SampledToken(half)], "length")
+    assert delta == Delta("", (), "stop", "\ufffd")
+
+
 def test_log_probabilities_name_tokens_bytes_and_offsets(tokenizer: Tokenizer) -> None:
     text = "naïve 😀!"
     ids = [*tokenizer.encode(text, add_special_tokens=False), next(iter(tokenizer.eos_token_ids))]

@@ -7,7 +7,17 @@ from baton_api.blocks import block_keys, tenant_salt
 from baton_api.errors import BadRequest, ContextLengthExceeded, InternalError, NoCapacity, SettingError
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.limits import EngineSettings, Limits
-from baton_engine.nouns import Failed, Finished, GenerateRequest, KvBlockStored, KvCleared, Leg, Sampled
+from baton_engine.nouns import (
+    Computed,
+    Failed,
+    Finished,
+    GenerateRequest,
+    KvBlockStored,
+    KvCleared,
+    Leg,
+    PrefillDone,
+    Sampled,
+)
 from support.engine_bench import GREEDY, SALT, Bench, pull
 from support.toy_runner import ToyRunner, toy_answer
 
@@ -111,7 +121,8 @@ def test_preemption_takes_the_newest_and_costs_no_token() -> None:
     prompts = {name: [index + 1] * 7 for index, name in enumerate("abc")}
     for name, prompt in prompts.items():
         bench.submit(name, prompt, params)
-    bench.drain()
+    while bench.step():
+        assert "a" not in [sequence.job.request.request_id for sequence in bench.scheduler._table.waiting]
     assert bench.scheduler.stats().preemptions > 0
     assert {name: bench.output(name) for name in prompts} == {
         name: toy_answer(prompt, params)[0] for name, prompt in prompts.items()
@@ -174,6 +185,44 @@ def test_pinned_prefills_are_never_preempted() -> None:
     assert bench.output("a") == toy_answer([1] * 7, replace(GREEDY, max_tokens=16))[0]
 
 
+def test_a_prefill_that_announced_blocks_keeps_them_although_it_is_the_newest() -> None:
+    bench = Bench(ToyRunner(num_blocks=10), max_batched_tokens=3)
+    params = replace(GREEDY, max_tokens=12)
+    bench.submit("a", [1] * 7, params)
+    bench.submit("b", [2] * 7, params)
+    while not bench.output("b"):
+        bench.step()
+    bench.submit("p", list(range(3, 19)), GREEDY, Leg.PREFILL)
+    while not bench.scheduler.stats().preemptions:
+        assert bench.step()
+    assert bench.computed("p") and not any(isinstance(event, PrefillDone) for event in bench.events["p"])
+    announced = next(event for event in bench.events["p"] if isinstance(event, Computed)).block_ids
+    content = bytes(bench.runner.store.view(announced[0]))
+    bench.drain()
+    assert bytes(bench.runner.store.view(announced[0])) == content
+    bench.scheduler.release("p")
+    bench.drain()
+    assert [bench.output(name) for name in "ab"] == [toy_answer([i] * 7, params)[0] for i in (1, 2)]
+
+
+def test_a_sequence_of_this_step_is_not_preempted_in_it() -> None:
+    bench = Bench(ToyRunner(num_blocks=4))
+    bench.submit("warm", PROMPT[:8], replace(GREEDY, max_tokens=1))
+    bench.drain()
+    bench.submit("d", PROMPT[:8], replace(GREEDY, max_tokens=4), Leg.DECODE)
+    bench.submit("a", [1] * 7)
+    bench.step()
+    bench.step()
+    assert bench.reserved("d").held_blocks == 2 and bench.pool.free_blocks == 0
+    bench.scheduler.recompute("d")
+    bench.step()
+    assert len(bench.output("a")) == 3, "the decode took the block that the older prompt needs"
+    bench.drain()
+    assert bench.output("a") == toy_answer([1] * 7, GREEDY)[0]
+    assert bench.output("d") == toy_answer(PROMPT[:8], replace(GREEDY, max_tokens=4))[0]
+    bench.expect_whole()
+
+
 @pytest.mark.parametrize(("prompt_tokens", "n"), [(11, 1), (8, 1), (11, 3), (8, 3), (2, 1)])
 def test_both_legs_together_equal_one_worker(prompt_tokens: int, n: int) -> None:
     prompt = PROMPT[:prompt_tokens]
@@ -188,6 +237,7 @@ def test_both_legs_together_equal_one_worker(prompt_tokens: int, n: int) -> None
     decode.drain()
     for choice in range(n):
         assert (decode.output("t", choice), decode.finish("t", choice)) == toy_answer(prompt, params, choice)
+    assert all(tokens == draws for tokens, draws in decode.runner.steps), "no prompt token is computed again"
     assert decode.scheduler.stats().prompt_tokens_transferred == prompt_tokens
     assert decode.scheduler.stats().prompt_tokens_computed == 0
     decode.expect_whole()
@@ -260,10 +310,14 @@ def test_a_reservation_waits_its_turn_when_blocks_are_short() -> None:
     assert bench.ended("a") and len(bench.reserved("d").block_ids) == 3
 
 
-def test_blocks_that_are_pulled_into_are_neither_taken_nor_findable() -> None:
+@pytest.mark.parametrize("first", ["d", "a"])
+def test_blocks_that_are_pulled_into_are_neither_taken_nor_findable(first: str) -> None:
     bench = Bench(ToyRunner(num_blocks=6))
-    bench.submit("d", PROMPT, GREEDY, Leg.DECODE)
-    bench.submit("a", PROMPT[:7], replace(GREEDY, max_tokens=12))
+    for request_id in (first, {"d": "a", "a": "d"}[first]):
+        if request_id == "d":
+            bench.submit("d", PROMPT, GREEDY, Leg.DECODE)
+        else:
+            bench.submit("a", PROMPT[:7], replace(GREEDY, max_tokens=12))
     bench.drain()
     destination = bench.reserved("d").block_ids
     assert [bytes(bench.runner.store.view(block)) for block in destination] == [b"\xa5" * 32] * 3
@@ -307,17 +361,48 @@ def test_stopping_choices_ends_them_one_by_one() -> None:
     bench.expect_whole()
 
 
-def test_a_choice_stopped_before_its_first_token_never_starts() -> None:
-    bench = Bench(max_batched_tokens=8)
-    bench.submit("a", PROMPT, replace(GREEDY, n=2, temperature=1.0))
+@pytest.mark.parametrize("leg", list(Leg))
+def test_before_its_first_token_a_choice_cannot_be_stopped(leg: Leg) -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT, GREEDY, leg)
+    bench.scheduler.stop_choice("a", 0)
+    bench.drain()
+    bench.scheduler.recompute("a")
+    bench.drain()
+    assert len(bench.output("a")) == (0 if leg is Leg.PREFILL else 8)
+
+
+def test_a_waiting_choice_can_be_stopped() -> None:
+    params = replace(GREEDY, n=2, temperature=1.0)
+    bench = Bench(ToyRunner(num_blocks=5))
+    bench.submit("a", PROMPT, params)
+    while not (waiting := bench.scheduler._table.waiting) or not bench.output("a"):
+        bench.step()
+    bench.scheduler.stop_choice("a", waiting[0].choice)
+    bench.drain()
+    assert sorted(bench.finish("a", choice) or "" for choice in range(2)) == ["", "length"]
+    bench.expect_whole()
+
+
+def test_choices_that_end_with_their_first_token_take_no_block() -> None:
+    params = SamplingParams(temperature=1.0, seed=3, n=4, max_tokens=6, stop_token_ids=tuple(range(25)))
+    bench = Bench()
+    bench.submit("a", PROMPT, params)
     bench.step()
-    bench.scheduler.stop_choice("a", 1)
+    expected = [toy_answer(PROMPT, params, choice) for choice in range(4)]
+    ended = [len(tokens) == 1 for tokens, _ in expected]
+    assert any(ended) and not all(ended)
+    assert bench.pool.free_blocks == 64 - 3 - (ended.count(False) - 1)
     bench.drain()
-    assert len(bench.output("a", 0)) == 8 and not bench.output("a", 1)
-    bench.submit("b", PROMPT)
-    bench.scheduler.stop_choice("b", 0)
+    assert [(bench.output("a", choice), bench.finish("a", choice)) for choice in range(4)] == expected
+
+
+def test_a_request_whose_every_choice_ends_at_once_is_over() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT, replace(GREEDY, n=3, max_tokens=1))
     bench.drain()
-    assert bench.events["b"] == [Finished()]
+    assert [bench.finish("a", choice) for choice in range(3)] == ["length"] * 3
+    assert bench.events["a"].count(Finished()) == 1 and len(bench.events["a"]) == 4
     bench.expect_whole()
 
 

@@ -12,6 +12,7 @@ STREAMS = [
     (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),
     (b"data: a\r\n\r\ndata:b\r\rdata:  c\n\n", [b"a", b"b", b" c"]),
     (b"data: a\ndata: b\n\n", [b"a\nb"]),
+    (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
     (b": comment\nevent: x\nid: 1\nretry: 5\ndata: a\n\n", [b"a"]),
     (b"\n\n\nevent: x\n\ndata: a\n\n", [b"a"]),
     (b"data\n\ndata:\n\n", [b"", b""]),

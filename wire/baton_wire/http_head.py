@@ -46,6 +46,8 @@ def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
     if line is None:
         raise BadRequest(_why_not_request_line(head), code="malformed_request_line")
     method, target, minor = line.groups()
+    if method == b"CONNECT":  # in other readers its body is a tunnel
+        raise BadRequest("tunnels are not supported", code="malformed_request_line")
     if len(target) > limits.max_target_bytes:
         raise BadRequest(f"request target exceeds {limits.max_target_bytes} bytes", code="target_too_long")
     if _FIELDS.fullmatch(head, line.end()) is None:

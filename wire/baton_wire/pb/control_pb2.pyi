@@ -140,14 +140,16 @@ class Offer(_message.Message):
     def __init__(self, transfer_id: _Optional[str] = ..., first_ordinal: _Optional[int] = ..., checksums: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Posted(_message.Message):
-    __slots__ = ("transfer_id", "first_ordinal", "count")
+    __slots__ = ("transfer_id", "first_ordinal", "count", "first_tag")
     TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_ORDINAL_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TAG_FIELD_NUMBER: _ClassVar[int]
     transfer_id: str
     first_ordinal: int
     count: int
-    def __init__(self, transfer_id: _Optional[str] = ..., first_ordinal: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+    first_tag: int
+    def __init__(self, transfer_id: _Optional[str] = ..., first_ordinal: _Optional[int] = ..., count: _Optional[int] = ..., first_tag: _Optional[int] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("transfer_id", "total_blocks", "first", "queue_s", "compute_s", "chunks", "cached_tokens")
@@ -194,14 +196,16 @@ class Abort(_message.Message):
     def __init__(self, transfer_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Refused(_message.Message):
-    __slots__ = ("transfer_id", "reason", "message")
+    __slots__ = ("transfer_id", "reason", "message", "code")
     TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     transfer_id: str
     reason: str
     message: str
-    def __init__(self, transfer_id: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    code: str
+    def __init__(self, transfer_id: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ()

@@ -1,0 +1,1 @@
+"""The transports: one module each. All meet tests/contract/test_transport_contract.py."""

@@ -1,0 +1,146 @@
+"""The gateway's memory: prefix index and registry."""
+
+from dataclasses import replace
+
+from baton_api.blocks import block_keys, tenant_salt
+from baton_api.fleet import Fleet, FleetWorker
+from baton_api.worker import Role, WorkerInfo
+from baton_gateway.index import PrefixIndex
+from baton_gateway.registry import Registry
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEYS = block_keys(list(range(160)), 16, tenant_salt(b"s", "t"))
+INFO = WorkerInfo("d0", Role.DECODE, "e1", "m", "r", "f", "h:1", "tcp", 16, 512, True, False)
+
+
+def test_the_index_counts_leading_blocks_per_worker() -> None:
+    index = PrefixIndex(100)
+    index.record(KEYS[:4], "a")
+    index.record(KEYS[:2], "b")
+    assert index.held(KEYS, ["a", "b", "c"]) == {"a": 4, "b": 2}
+    assert index.held(KEYS, ["b"]) == {"b": 2}
+    assert index.held(KEYS[1:], ["a"]) == {"a": 3}
+    assert index.held((), ["a"]) == {} and index.held(KEYS, []) == {}
+
+
+def test_a_gap_ends_a_prefix() -> None:
+    index = PrefixIndex(100)
+    index.record(KEYS[2:], "a")
+    assert index.held(KEYS, ["a"]) == {}
+
+
+def test_keys_of_another_tenant_find_nothing() -> None:
+    index = PrefixIndex(100)
+    index.record(KEYS, "a")
+    assert index.held(block_keys(list(range(160)), 16, tenant_salt(b"s", "u")), ["a"]) == {}
+
+
+def test_the_index_forgets_a_worker_at_once_and_learns_it_again() -> None:
+    index = PrefixIndex(100)
+    index.record(KEYS, "a")
+    index.record(KEYS, "b")
+    index.forget("a")
+    index.forget("unknown")
+    assert index.held(KEYS, ["a", "b"]) == {"b": 10}
+    index.record(KEYS[:1], "a")
+    assert index.held(KEYS, ["a", "b"]) == {"a": 1, "b": 10}
+    index.check_invariants()
+
+
+def test_the_index_is_bounded_and_drops_the_ends_of_old_prompts_first() -> None:
+    index = PrefixIndex(6)
+    other = block_keys([7] * 64, 16, tenant_salt(b"s", "t"))
+    index.record(KEYS[:4], "a")
+    index.record(other, "a")
+    assert len(index) == 6
+    assert index.held(KEYS, ["a"]) == {"a": 2} and index.held(other, ["a"]) == {"a": 4}
+    index.record(KEYS, "a")
+    assert len(index) == 6 and index.held(KEYS, ["a"]) == {"a": 6}
+
+
+@given(st.lists(st.tuples(st.sampled_from("rf"), st.integers(0, 10), st.sampled_from("abc")), max_size=40))
+def test_an_unbounded_index_agrees_with_a_plain_model(steps: list[tuple[str, int, str]]) -> None:
+    index, model = PrefixIndex(1000), {"a": 0, "b": 0, "c": 0}
+    for kind, count, url in steps:
+        if kind == "r":
+            index.record(KEYS[:count], url)
+            model[url] = max(model[url], count)
+        else:
+            index.forget(url)
+            model[url] = 0
+        index.check_invariants()
+        assert index.held(KEYS, "abc") == {url: held for url, held in model.items() if held}
+
+
+def registry() -> Registry:
+    made = Registry(3)
+    made.set_fleet(Fleet("m", (FleetWorker("u0"), FleetWorker("u1"))))
+    return made
+
+
+def routable(made: Registry) -> list[str]:
+    return [worker.url for worker in made.routable()]
+
+
+def test_a_worker_is_routable_from_its_first_heartbeat_until_three_are_missed() -> None:
+    made = registry()
+    assert routable(made) == [] and made.states() == {("unknown", "unknown"): 2}
+    assert made.heard("u0", INFO) == "changed" and made.heard("u0", INFO) == "none"
+    assert routable(made) == ["u0"] and made.is_routable("u0") and not made.is_routable("u9")
+    assert [made.missed("u0") for _ in range(4)] == ["none", "none", "lost", "none"]
+    assert routable(made) == [] and made.states()[("decode", "lost")] == 1
+    assert made.heard("u0", INFO) == "changed" and routable(made) == ["u0"]
+
+
+def test_misses_count_in_a_row_only() -> None:
+    made = registry()
+    for _ in range(5):
+        made.heard("u0", INFO)
+        made.missed("u0")
+        made.missed("u0")
+    assert routable(made) == ["u0"]
+
+
+def test_a_refused_connection_is_a_loss_at_once() -> None:
+    made = registry()
+    made.heard("u0", INFO)
+    assert made.refused_connection("u0") == "lost" and routable(made) == []
+
+
+def test_starting_and_draining_workers_are_known_but_not_routable() -> None:
+    made = registry()
+    made.heard("u0", replace(INFO, ready=False))
+    made.heard("u1", replace(INFO, draining=True))
+    assert routable(made) == []
+    assert made.states() == {("decode", "starting"): 1, ("decode", "draining"): 1}
+
+
+def test_a_new_epoch_is_told_and_lifts_a_suspension() -> None:
+    made = registry()
+    made.heard("u0", INFO)
+    made.suspend("u0", 99.0)
+    assert made.routable()[0].suspended_until_s == 99.0
+    assert made.heard("u0", replace(INFO, epoch="e2")) == "new_epoch"
+    assert made.routable()[0].suspended_until_s == 0.0
+
+
+def test_a_worker_that_leaves_the_fleet_is_gone_and_what_comes_late_is_ignored() -> None:
+    made = registry()
+    made.heard("u0", INFO)
+    with made.load("u0", 5):
+        assert made.set_fleet(Fleet("m2", (FleetWorker("u1"),))) == ("u0",)
+        assert made.urls == ("u1",) and made.model == "m2"
+    assert made.heard("u0", INFO) == made.missed("u0") == "none"
+    made.suspend("u0", 1.0)
+    with made.load("u0", 5):
+        made.check_quiescent()
+
+
+def test_load_is_booked_while_it_lasts() -> None:
+    made = registry()
+    made.heard("u0", INFO)
+    with made.load("u0", 5), made.load("u0", 7):
+        assert (made.routable()[0].in_flight, made.routable()[0].in_flight_tokens) == (2, 12)
+    made.check_quiescent()
+    assert made.block_sizes == {16}
