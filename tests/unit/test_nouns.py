@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 import pytest
-from baton_api.blocks import block_keys, blocks_for, prompt_digest, tenant_salt
+from baton_api.blocks import ROOT, block_keys, blocks_for, chain, prompt_digest, tenant_salt
 from baton_api.errors import BadRequest, SettingError, TicketRefused
 from baton_api.handoff import HandOff
 from baton_api.layout import KvLayout
@@ -137,3 +137,12 @@ def test_settings_parse_strictly_and_name_the_field() -> None:
     ]:
         with pytest.raises(SettingError, match=message):
             parse(Outer, raw)
+
+
+def test_the_keys_of_a_prompt_are_a_chain_over_its_blocks() -> None:
+    tokens, parent = list(range(40)), ROOT
+    for key, start in zip(block_keys(tokens, 16, SALT), (0, 16), strict=True):
+        parent = chain(parent, tokens[start : start + 16], SALT)
+        assert key == parent
+    assert prompt_digest(tokens, 16, SALT) == chain(parent, tokens[32:], SALT)
+    assert block_keys([], 16, SALT) == () and prompt_digest([], 16, SALT) == ROOT
