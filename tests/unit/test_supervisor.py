@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from baton_api.errors import SettingError
 from baton_api.fleet import Fleet
 from baton_api.worker import Role
