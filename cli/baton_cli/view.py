@@ -109,13 +109,10 @@ class View:
         for span in answered.spans:
             table.add_row(escape(span.name), f"{span.duration_s * 1e3:.3f}", escape(span.desc))
         inside_s = sum(span.duration_s for span in answered.spans)
-        if answered.ttft_s is not None:
-            table.add_row(
-                "client", f"{(answered.ttft_s - inside_s) * 1e3:.3f}", "the rest: connection, way there and back"
-            )
         table.add_section()
-        table.add_row("server", f"{inside_s * 1e3:.3f}", "sum of what the server measured")
+        table.add_row("server", f"{inside_s * 1e3:.3f}", "the sum of these")
         if answered.ttft_s is not None:
+            table.add_row("client", f"{(answered.ttft_s - inside_s) * 1e3:.3f}", "connection, way there and back")
             table.add_row("[bold]TTFT[/]", f"[bold]{answered.ttft_s * 1e3:.3f}[/]", "as this client measured it")
         self.console.print(table)
         self.console.print(
