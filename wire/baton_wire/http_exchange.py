@@ -148,6 +148,7 @@ class Exchange:
             return
         self._flush()
         self.ended = True
+        self._forget_callbacks()
         # Without a length or chunks an orderly close would read as the end: only a reset tells the client.
         unframed = not self._head.http11 and self._remaining_bytes is None
         self._connection.cut(reset=unframed or not self.started)
@@ -169,8 +170,8 @@ class Exchange:
 
     def connection_gone(self) -> None:
         self.gone = True
-        self._pause = self._resume = None
-        callbacks, self._gone_callbacks = self._gone_callbacks, []
+        callbacks = self._gone_callbacks
+        self._forget_callbacks()
         for callback in callbacks:
             callback()
 
@@ -194,6 +195,11 @@ class Exchange:
             raise RuntimeError("the answer is longer than its declared content-length")
         self._remaining_bytes -= size_bytes
 
+    def _forget_callbacks(self) -> None:
+        # They lead to the relay and back to here: a cycle on each request would keep the garbage collector busy.
+        self._pause = self._resume = None
+        self._gone_callbacks = []
+
     def _begin(self) -> None:
         if self.started or self.ended:
             raise RuntimeError("the request is answered already")
@@ -207,5 +213,5 @@ class Exchange:
 
     def _finish(self) -> None:
         self.ended = True
-        self._pause = self._resume = None
+        self._forget_callbacks()
         self._connection.exchange_ended(self._keep_alive)
