@@ -261,7 +261,7 @@ def streams(draw: st.DrawFn) -> bytes:
     return raw
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(raw=streams(), cuts=st.lists(st.integers(0, 400), max_size=4))
 @example(raw=b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", cuts=[])
 @example(raw=POST + b"content-length: 03\r\n\r\nabc" + GOOD, cuts=[])

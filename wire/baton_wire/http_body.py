@@ -134,10 +134,14 @@ class ChunkedBody:
         return position + 2
 
     def _take_trailers(self, data: bytes, position: int) -> int:
-        section = _TRAILERS.match(data, position)
-        if section is not None:
+        if data.startswith(b"\r\n", position):
             self.done = True
-            return section.end()
-        if len(data) - position > _MAX_TRAILER_BYTES or b"\r\n\r\n" in data[position:]:
+            return position + 2
+        blank_line = data.find(b"\r\n\r\n", position)
+        end = blank_line + 4 if blank_line >= 0 else len(data)
+        if blank_line < 0 and end - position <= _MAX_TRAILER_BYTES:
+            return position  # judged when complete: a dribbled section must not be read over and over
+        if end - position > _MAX_TRAILER_BYTES or _TRAILERS.fullmatch(data, position, end) is None:
             raise BadRequest("malformed trailer section", code="bad_trailer")
-        return position
+        self.done = True
+        return end
