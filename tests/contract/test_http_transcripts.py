@@ -417,6 +417,23 @@ async def test_a_lingering_client_may_not_send_for_ever() -> None:
     assert line.transport.aborted
 
 
+async def test_unfinished_bodies_share_one_budget_that_returns_to_zero() -> None:
+    first = Line(echo, ServerLimits(max_unfinished_bodies_bytes=100))
+    second, third = Line(echo, server=first.server), Line(echo, server=first.server)
+    bodies = first.server.bodies
+    first.feed(POST + b"content-length: 80\r\n\r\n", b"a" * 60)
+    second.feed(POST + b"transfer-encoding: chunked\r\n\r\n", b"1e\r\n")
+    assert bodies.held_bytes == 90
+    third.feed(POST + b"content-length: 20\r\n\r\n", b"a" * 11)
+    assert third.statuses == [503] and third.ended and bodies.held_bytes == 90
+    first.feed(b"a" * 10)
+    assert bodies.held_bytes == 100
+    second.connection.connection_lost(None)
+    assert bodies.held_bytes == 70
+    first.feed(b"a" * 10)
+    assert first.statuses == [200] and bodies.held_bytes == 0
+
+
 async def test_one_connection_too_many_is_told_so() -> None:
     line = Line(echo, ServerLimits(max_connections=1))
     extra = Line(echo, server=line.server)

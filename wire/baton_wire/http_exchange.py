@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from baton_api.errors import BatonError
+from baton_api.errors import BatonError, InternalError
 
 from baton_wire.http_answer import LAST_CHUNK, declared_length, error_body, error_headers, has_no_body, render_head
 from baton_wire.http_head import RequestHead
 
 if TYPE_CHECKING:
     from baton_wire.http_connection import Connection
+
+_log = logging.getLogger(__name__)
 
 
 class ClientGone(BatonError):
@@ -167,6 +171,17 @@ class Exchange:
             pause()
 
     # Called by the connection.
+
+    def fail(self, error: Exception) -> None:
+        """The handler raised: its answer is the error's, or a broken-off one if it has started."""
+        if not isinstance(error, BatonError):
+            request_id = self.headers.get("x-request-id", "")[:100] or os.urandom(8).hex()
+            _log.error("request %s (%s %s) failed", request_id, self.method, self.path, exc_info=error)
+            error = InternalError(f"internal error (request {request_id})")
+        if self.started or self.ended or isinstance(error, ClientGone):
+            self.abort()
+        else:
+            self.respond_error(error)
 
     def connection_gone(self) -> None:
         self.gone = True
