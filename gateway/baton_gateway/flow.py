@@ -98,7 +98,7 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
     fields, asked = read(exchange)
-    check_model(parts.registry, asked)
+    check_model(parts.registry, asked.model)
     fields.setdefault("seed", int.from_bytes(parts.draw(7)))
     timeline.lap("receive", parts.now())
     try:
@@ -132,9 +132,9 @@ async def tokenise(parts: Parts, asked: Asked, tenant: str, body_bytes: int) -> 
     return await parts.tokeniser.read(asked, salt, sizes)
 
 
-def check_model(registry: Registry, asked: Asked) -> None:
-    if asked.model != registry.model:
-        raise NotFound(f"model {asked.model[:64]!r} is not served here", param="model", code="model_not_found")
+def check_model(registry: Registry, model: str) -> None:
+    if model != registry.model:
+        raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
 
 
 def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt) -> None:
