@@ -244,12 +244,11 @@ def _stop_next(state: State, now_s: float, policy: Policy) -> Decision:
     """Terminates the fronts; once they are gone, the workers."""
     fronts = tuple(child for child in state.children if child.front and child.phase in RUNNING)
     grace_s = policy.front_grace_s if fronts else policy.worker_grace_s
-    actions: list[Action] = []
-    for child in fronts or state.children:
-        if child.phase in (Phase.STARTING, Phase.READY):
-            state = state.with_child(replace(child, phase=Phase.STOPPING, due_s=now_s + grace_s))
-            actions.append(Terminate(child.name))
-    return state, tuple(actions)
+    asked = tuple(child for child in fronts or state.children if child.phase in (Phase.STARTING, Phase.READY))
+    for child in asked:
+        state = state.with_child(replace(child, phase=Phase.STOPPING, due_s=now_s + grace_s))
+    leaving = any(child.phase is Phase.READY and not child.front for child in asked)
+    return state, (*(Terminate(child.name) for child in asked), *((Publish(),) if leaving else ()))
 
 
 def _ended(child: Child) -> Child:

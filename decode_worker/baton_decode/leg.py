@@ -10,12 +10,14 @@ import logging
 import time
 
 import grpc.aio
+
 from baton_api.errors import TransferError, WorkerProtocolError
 from baton_api.handoff import HandOff
 from baton_api.tickets import verify_ticket
 from baton_api.timing import Span
 from baton_engine.nouns import Finished, Leg, Reserved
-from baton_kv.client import DecodeIdentity, KvClient, Pulled
+from baton_kv.client import KvClient, Pulled
+from baton_kv.settings import DecodeIdentity
 from baton_wire.http_server import Exchange
 from baton_worker.answer import Progress, answer, generate
 from baton_worker.event_stream import EventStream
@@ -33,7 +35,9 @@ class DecodeLeg:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         identity = DecodeIdentity(parts.settings.worker_id, parts.epoch)
-        self._client = KvClient(parts.engine.store, identity, parts.transport, parts.kv_settings)
+        self._client = KvClient(
+            parts.engine.store, identity, parts.transport, parts.kv_settings, observer=parts.telemetry
+        )
 
     async def start(self) -> None:
         pass
@@ -60,7 +64,6 @@ class DecodeLeg:
         try:
             pulled = await self._pull(job, wire_ticket, reserved)
         except TransferError as error:
-            self._parts.telemetry.transfer_ended("decode", error.reason)
             if hand_off.on_prefill_failure == "fail":
                 raise
             log.warning("transfer %s failed (%s): prefilling here", hand_off.transfer_id, error.message)
@@ -69,8 +72,6 @@ class DecodeLeg:
             now_s = time.monotonic()
             lost = Span("lost_transfer", now_s - job.received_s - reserve.duration_s, error.reason)
             return Progress((reserve, lost), now_s, "prefill")
-        self._parts.telemetry.transfer_ended("decode", "acked")
-        self._parts.telemetry.pulled(pulled.timeline)
         self._parts.engine.land(job.key, pulled.first)
         return Progress((reserve, *_spans(pulled)), time.monotonic(), "first_decode", pulled.prefill.cached_tokens)
 

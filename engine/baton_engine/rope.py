@@ -51,6 +51,4 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Products are rounded to the dtype before they are added, as transformers does.
     """
-    half = x.shape[-1] // 2
-    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
-    return (x * cos).add_(swapped.mul_(sin))
+    return (x * cos).add_(x.roll(x.shape[-1] // 2, -1).mul_(sin))

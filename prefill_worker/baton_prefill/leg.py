@@ -11,12 +11,14 @@ import json
 import time
 
 import grpc.aio
+
 from baton_api.blocks import prompt_digest
 from baton_api.errors import BatonError, DeadlineExceeded, TransferAborted
 from baton_api.handoff import HandOff
 from baton_api.timing import PrefillTimeline
 from baton_engine.nouns import Computed, Finished, PrefillDone
-from baton_kv.server import KvServer, PrefillIdentity, SendLease
+from baton_kv.server import KvServer, SendLease
+from baton_kv.settings import PrefillIdentity
 from baton_wire.http_server import Exchange
 from baton_wire.pb.control_pb2_grpc import add_KvTransferServicer_to_server
 from baton_worker.answer import generate
@@ -37,6 +39,7 @@ class PrefillLeg:
             parts.transport,
             parts.ticket_key,
             parts.kv_settings,
+            observer=parts.telemetry,
         )
         self.leases = 0
 
@@ -87,18 +90,15 @@ class PrefillLeg:
                     pass
 
     def _open(self, job: Job, hand_off: HandOff) -> SendLease:
-        engine, telemetry = self._parts.engine, self._parts.telemetry
+        engine = self._parts.engine
 
         def on_end(outcome: str) -> None:
             self.leases -= 1
-            telemetry.metrics.gauge("baton_kv_leases").set(self.leases)
-            telemetry.transfer_ended("prefill", outcome)
             engine.abort(job.key)
 
         digest = prompt_digest(job.token_ids, engine.layout.block_tokens, job.salt).hex()
         lease = self._server.open(hand_off.transfer_id, digest, len(job.token_ids), job.deadline_s, on_end)
         self.leases += 1
-        telemetry.metrics.gauge("baton_kv_leases").set(self.leases)
         return lease
 
     async def quiesce(self, budget_s: float) -> int:

@@ -58,9 +58,13 @@ class Heard:
     async def end(self) -> EngineEvent:
         return await self.wait_for(Finished, Failed)
 
+    def of(self, choice: int) -> list[int]:
+        sampled = [event for event in self.events if isinstance(event, Sampled) and event.choice == choice]
+        return [token.token_id for event in sampled for token in event.tokens]
+
     @property
     def tokens(self) -> list[int]:
-        return [token.token_id for event in self.events if isinstance(event, Sampled) for token in event.tokens]
+        return self.of(0)
 
 
 @asynccontextmanager
@@ -80,6 +84,20 @@ def request(request_id: str, leg: Leg = Leg.AGGREGATED, sampling: SamplingParams
     return GenerateRequest(request_id, PROMPT, sampling, SALT, leg)
 
 
+class Gated(ToyRunner):
+    """Runs `free_steps` steps, then waits at each for the gate to open."""
+
+    def __init__(self, free_steps: int) -> None:
+        super().__init__()
+        self.free_steps = free_steps
+        self.gate = threading.Event()
+
+    def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
+        if len(self.steps) >= self.free_steps:
+            assert self.gate.wait(10)
+        return super().run(slices)
+
+
 async def test_requests_get_the_reference_tokens_and_stats_add_up() -> None:
     async with engine_over(ToyRunner()) as engine:
         protocol: Engine = engine
@@ -95,11 +113,22 @@ async def test_requests_get_the_reference_tokens_and_stats_add_up() -> None:
         assert engine.max_model_len == 256
 
 
-async def test_two_engines_pass_the_baton() -> None:
+async def test_a_request_hears_one_end_and_its_name_is_free_again() -> None:
+    heard = [Heard(), Heard()]
+    async with engine_over(ToyRunner()) as engine:
+        for sink in heard:
+            engine.submit(request("same"), sink)
+            await sink.end()
+    assert [sum(isinstance(event, Finished | Failed) for event in sink.events) for sink in heard] == [1, 1]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_two_engines_pass_the_baton(n: int) -> None:
+    params = SamplingParams(temperature=1.0, seed=4, n=n, max_tokens=9)
     async with engine_over(ToyRunner()) as prefill, engine_over(ToyRunner()) as decode:
         first, second = Heard(), Heard()
-        decode.submit(request("t", Leg.DECODE), second)
-        prefill.submit(request("t", Leg.PREFILL), first)
+        decode.submit(request("t", Leg.DECODE, params), second)
+        prefill.submit(request("t", Leg.PREFILL, replace(params, max_tokens=1)), first)
         done, reserved = await first.wait_for(PrefillDone), await second.wait_for(Reserved)
         assert isinstance(done, PrefillDone) and isinstance(reserved, Reserved)
         for source, destination in zip(done.block_ids, reserved.block_ids, strict=True):
@@ -107,7 +136,7 @@ async def test_two_engines_pass_the_baton() -> None:
         decode.land("t", done.first)
         prefill.release("t")
         assert isinstance(await first.end(), Finished) and isinstance(await second.end(), Finished)
-        assert second.tokens == toy_answer(PROMPT, GREEDY)[0]
+        assert [second.of(choice) for choice in range(n)] == [toy_answer(PROMPT, params, c)[0] for c in range(n)]
 
 
 async def test_a_decode_leg_without_its_prefill_recomputes() -> None:
@@ -152,12 +181,15 @@ async def test_a_runner_that_misbehaves_costs_requests_not_the_engine(runner: To
 
 
 async def test_closing_ends_every_request_with_draining() -> None:
-    runner = ToyRunner()
+    runner = Gated(2)
     engine = NativeEngine(runner)
     heard = [Heard() for _ in Leg]
     for leg, sink in zip(Leg, heard, strict=True):
         engine.submit(request(leg, leg, replace(GREEDY, max_tokens=200)), sink)
-    await asyncio.gather(engine.close(), engine.close())
+    closing = [asyncio.create_task(engine.close()) for _ in range(2)]
+    await asyncio.sleep(0)
+    runner.gate.set()
+    await asyncio.gather(*closing)
     for sink in heard:
         last = sink.events[-1]
         assert isinstance(last, Failed) and isinstance(last.error, NoCapacity) and last.error.code == "draining"
@@ -167,7 +199,8 @@ async def test_closing_ends_every_request_with_draining() -> None:
 
 
 async def test_aborts_and_stops_end_requests_early() -> None:
-    async with engine_over(ToyRunner()) as engine:
+    runner = Gated(2)
+    async with engine_over(runner) as engine:
         long = replace(GREEDY, max_tokens=240, n=2, temperature=1.0)
         stopped, aborted = Heard(), Heard()
         engine.submit(request("s", sampling=long), stopped)
@@ -177,8 +210,9 @@ async def test_aborts_and_stops_end_requests_early() -> None:
         engine.stop_choice("s", 1)
         engine.abort("a")
         engine.abort("unknown")
+        runner.gate.set()
         assert isinstance(await stopped.end(), Finished) and isinstance(await aborted.end(), Finished)
-        assert len(stopped.tokens) < 480
+        assert all(len(sink.of(choice)) <= 3 for sink in (stopped, aborted) for choice in range(2))
 
 
 async def test_refusals_come_from_submit_itself() -> None:
@@ -268,24 +302,14 @@ async def test_a_scheduler_that_breaks_ends_every_request_instead_of_hanging() -
     await engine.close()
 
 
-class WaitsForLeave(ToyRunner):
-    def __init__(self) -> None:
-        super().__init__()
-        self.leave = threading.Event()
-
-    def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
-        assert self.leave.wait(10)
-        return super().run(slices)
-
-
 def test_an_engine_whose_loop_is_gone_ends_its_thread() -> None:
-    threads, runner = set(threading.enumerate()), WaitsForLeave()
+    threads, runner = set(threading.enumerate()), Gated(0)
 
     async def leave() -> None:
         NativeEngine(runner).submit(request("a"), Heard())
 
     asyncio.run(leave())
     [thread] = set(threading.enumerate()) - threads
-    runner.leave.set()
+    runner.gate.set()
     thread.join(timeout=5)
     assert not thread.is_alive()

@@ -117,7 +117,7 @@ def test_among_equal_logits_top_k_keeps_the_lower_ids() -> None:
 def test_a_vocabulary_wider_than_the_first_candidates_is_filtered_alike() -> None:
     """Flat rows whose nucleus does not fit into the candidates sorted at first."""
     row = 0.01 * logits_of(seed=5, vocab=5000)
-    for params in (SamplingParams(top_p=0.9), SamplingParams(min_p=0.96), SamplingParams(min_p=0.85, top_p=0.05)):
+    for params in (SamplingParams(top_p=0.9), SamplingParams(min_p=0.9), SamplingParams(min_p=0.85, top_p=0.05)):
         found = kept_tokens(row, [Draw(params, 0, (), ())])[0].nonzero().flatten().tolist()
         assert set(found) == reference.kept(row[0].double().numpy(), params)
         assert len(found) > 150

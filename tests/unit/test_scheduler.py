@@ -124,6 +124,7 @@ def test_preemption_takes_the_newest_and_costs_no_token() -> None:
     while bench.step():
         assert "a" not in [sequence.job.request.request_id for sequence in bench.scheduler._table.waiting]
     assert bench.scheduler.stats().preemptions > 0
+    assert bench.scheduler.stats().prefix_queries == 21, "a preempted request is not counted again"
     assert {name: bench.output(name) for name in prompts} == {
         name: toy_answer(prompt, params)[0] for name, prompt in prompts.items()
     }
@@ -288,6 +289,18 @@ def test_recompute_prefills_on_top_of_what_is_held(prompt_tokens: int, warm: boo
     computed = {(8, False): 8, (8, True): 4, (11, False): 11, (11, True): 3}
     assert first_sampled(bench, "d").computed_tokens == computed[prompt_tokens, warm]
     bench.expect_whole()
+
+
+def test_prompts_computed_side_by_side_share_the_budget() -> None:
+    bench = Bench(max_batched_tokens=4)
+    for request_id in "de":
+        bench.submit(request_id, PROMPT, GREEDY, Leg.DECODE, tenant_salt(b"secret", request_id))
+    bench.drain()
+    for request_id in "de":
+        bench.scheduler.recompute(request_id)
+    bench.drain()
+    assert [tokens for tokens, _ in bench.runner.steps[:3]] == [4, 4, 4]
+    assert bench.output("d") == bench.output("e") == toy_answer(PROMPT, GREEDY)[0]
 
 
 def test_recompute_before_the_reservation_makes_it_an_ordinary_request() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import grpc.aio
+
 from baton_engine.nouns import KvBlockRemoved, KvBlockStored, KvEvent
 from baton_wire.pb import control_pb2 as pb
 from baton_wire.pb.control_pb2_grpc import WorkerServicer

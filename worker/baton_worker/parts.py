@@ -43,6 +43,7 @@ def load_parts(settings: WorkerSettings, secret: bytes, progress: Callable[[int,
     Raises SettingError for a model or setting that cannot work."""
     folder = Path(settings.model_path)
     tokenizer = Tokenizer.load(folder)
+    kv_settings = _kv(settings)
     runner = TorchRunner.load(folder, _tensors(settings), progress)
     return Parts(
         settings=settings,
@@ -52,8 +53,8 @@ def load_parts(settings: WorkerSettings, secret: bytes, progress: Callable[[int,
         engine=NativeEngine(runner, _engine(settings)),
         tokenizer=tokenizer,
         prompter=Prompter.load(folder, tokenizer),
-        transport=make_transport(settings.kv.transport, settings.host),
-        kv_settings=_kv(settings),
+        transport=make_transport(kv_settings.transport, kv_settings),
+        kv_settings=kv_settings,
         telemetry=Telemetry(settings.model_name),
     )
 
@@ -82,4 +83,10 @@ def _engine(settings: WorkerSettings) -> EngineSettings:
 
 def _kv(settings: WorkerSettings) -> KvSettings:
     kv = settings.kv
-    return KvSettings(lease_s=kv.lease_s, heartbeat_s=kv.heartbeat_s, transfer_timeout_s=kv.transfer_timeout_s)
+    return KvSettings(
+        transport=kv.transport,
+        data_host=settings.advertise_host or settings.host,
+        lease_s=kv.lease_s,
+        heartbeat_s=kv.heartbeat_s,
+        transfer_timeout_s=kv.transfer_timeout_s,
+    )

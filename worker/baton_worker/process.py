@@ -18,6 +18,7 @@ from typing import Protocol
 
 import grpc.aio
 import uvloop
+
 from baton_api.blocks import derive_key
 from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
@@ -116,7 +117,7 @@ class Worker:
         services = (lambda server: add_WorkerServicer_to_server(self.control, server), self.leg.add_services)
         self.grpc = await start_grpc(settings.host, settings.control_port, services)
         self.http = await serve(self.face.handle, settings.host, settings.port)
-        self.parts.telemetry.transport(settings.kv.transport, self.parts.transport.negotiated)
+        self.parts.telemetry.on_link(settings.kv.transport, self.parts.transport.negotiated)
 
     def info(self) -> WorkerInfo:
         settings, stats = self.parts.settings, self.parts.engine.stats()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton_api.metrics import KV, WORKER
 from baton_api.timing import PullTimeline
 from baton_engine.nouns import EngineStats
+from baton_kv.observer import Side
 from baton_wire.exposition import Metrics
 
 # cumulative EngineStats field -> counter
@@ -64,16 +65,23 @@ class Telemetry:
         self.metrics.histogram("vllm:request_queue_time_seconds").observe(queue_s)
         self.metrics.histogram("vllm:request_prefill_time_seconds").observe(compute_s)
 
-    def pulled(self, timeline: PullTimeline) -> None:
-        self.metrics.histogram("baton_kv_transfer_seconds").observe(timeline.landed_s)
-        self.metrics.histogram("baton_kv_transfer_exposed_seconds").observe(timeline.exposed_s)
-        self.metrics.histogram("baton_kv_transfer_overlap_ratio").observe(timeline.overlap)
-        self.metrics.counter("baton_kv_transfer_bytes_total", side="decode").inc(timeline.total_bytes)
+    # baton_kv.observer.KvObserver
 
-    def transfer_ended(self, side: str, outcome: str) -> None:
+    def on_transfer_end(self, side: Side, outcome: str, moved_bytes: int, timeline: PullTimeline | None) -> None:
         self.metrics.counter("baton_kv_transfers_total", side=side, outcome=outcome).inc()
+        self.metrics.counter("baton_kv_transfer_bytes_total", side=side).inc(moved_bytes)
+        if timeline is not None:
+            self.metrics.histogram("baton_kv_transfer_seconds").observe(timeline.landed_s)
+            self.metrics.histogram("baton_kv_transfer_exposed_seconds").observe(timeline.exposed_s)
+            self.metrics.histogram("baton_kv_transfer_overlap_ratio").observe(timeline.overlap)
 
-    def transport(self, asked: str, negotiated: str) -> None:
+    def on_checksum_failures(self, blocks: int) -> None:
+        self.metrics.counter("baton_kv_checksum_failures_total").inc(blocks)
+
+    def on_leases(self, held: int) -> None:
+        self.metrics.gauge("baton_kv_leases").set(held)
+
+    def on_link(self, asked: str, negotiated: str) -> None:
         self.metrics.gauge("baton_kv_transport_info", asked=asked, negotiated=negotiated).set(1)
 
     def _grown(self, stats: EngineStats, field: str) -> int:

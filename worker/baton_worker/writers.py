@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+
 from baton_api.openai_out import (
     AnswerMeta,
     FinalChoice,
