@@ -263,10 +263,10 @@ def test_a_landing_before_the_reservation_fails_its_request() -> None:
 
 
 def test_a_failed_step_takes_its_requests_and_their_cached_blocks_but_nothing_else() -> None:
-    bench = Bench(ToyRunner(poison=33), max_batched_tokens=8)
+    bench = Bench(ToyRunner(poison=50, vocab_size=51), max_batched_tokens=8)
     bench.submit("bystander", [2] * 9, GREEDY, Leg.PREFILL)
     bench.drain()
-    bench.submit("victim", [*PROMPT, 33, 1, 2])
+    bench.submit("victim", [*PROMPT, 50, 1, 2])
     bench.drain()
     failed = bench.events["victim"][-1]
     assert isinstance(failed, Failed) and failed.error.http_status == 500
