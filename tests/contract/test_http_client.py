@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+
 from baton_api.errors import BatonError, DeadlineExceeded, NoCapacity, WorkerProtocolError
 from baton_wire.http_client import ClientLimits, HttpClient, RelayHandle
 from baton_wire.http_server import Exchange, Handler, serve

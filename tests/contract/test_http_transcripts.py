@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+
 from baton_api.errors import DeadlineExceeded, NoCapacity
 from baton_wire.http_server import ClientGone, Exchange, ServerLimits
 from support.wire import Line, echo

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import h11
 import pytest
-from baton_wire.http_server import Exchange
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from baton_wire.http_server import Exchange
 from support.wire import Line
 
 

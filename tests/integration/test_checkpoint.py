@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from baton_api.errors import SettingError
 from baton_engine.checkpoint import INDEX_FILE, model_digest, read_config, read_tensor_files
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
-from safetensors.torch import load_file, save_file
 from support.tiny_models import TinyModel, make_model
 
 SETTINGS = TensorSettings(num_blocks=2)

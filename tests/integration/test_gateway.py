@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from baton_api.blocks import derive_key, prompt_digest, tenant_salt
 from baton_api.openai import parse_chat
 from baton_api.tickets import verify_ticket

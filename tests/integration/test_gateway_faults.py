@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from baton_wire.http_server import Exchange
 from support.fake_worker import (
     FakeWorker,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from baton_api.sampling import SamplingParams
 from baton_engine.batch import Draw
 from baton_engine.sampler import draw_tokens, kept_tokens
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import reference_sampling as reference
 
 VOCAB = 40

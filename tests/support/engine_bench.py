@@ -21,7 +21,6 @@ from baton_engine.nouns import (
     Sampled,
 )
 from baton_engine.scheduler import Scheduler
-
 from support.toy_runner import ToyRunner
 
 SALT = tenant_salt(b"secret", "tenant")

@@ -18,7 +18,6 @@ from baton_gateway.process import Gateway
 from baton_gateway.settings import GatewaySettings
 from baton_gateway.tokenising import ModelReader
 from baton_wire.http_client import HttpClient, Response, StreamingResponse
-
 from support.fake_worker import FakeWorker
 from support.tiny_tokenizer import write_tiny_tokenizer
 

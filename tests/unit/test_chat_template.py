@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from baton_api.errors import BadRequest, SettingError
 from baton_engine.text.template import ChatTemplate
-from transformers.utils.chat_template_utils import render_jinja_template
 
 USER = {"role": "user", "content": "Grüße <b>&</b>"}
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"x": [1, "ü"]}}]}

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+
 from baton_api.errors import BadRequest, ContextLengthExceeded, NoCapacity, Overloaded
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.batch import Slice

@@ -4,6 +4,9 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton_api.errors import SettingError, Unauthorized, WorkerProtocolError
 from baton_api.settings import parse
 from baton_api.timing import from_server_timing
@@ -17,8 +20,6 @@ from baton_gateway.process import read_keys, read_secret, read_settings
 from baton_gateway.settings import GatewaySettings
 from baton_gateway.telemetry import Telemetry, label
 from baton_gateway.timeline import Timeline
-from hypothesis import given
-from hypothesis import strategies as st
 
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
 TRICKY = b'data: {"choices":[{"delta":{"content":"\\"choices\\":[] data: [DONE] data: {\\"error\\""}}]}\n\n'

@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_gateway.routing import Policy, pick
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def worker(worker_id: str, *, load: WorkerLoad | None = None, view: dict[str, Any] | None = None, **info: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton_api.blocks import block_keys, tenant_salt
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import Role, WorkerInfo
 from baton_gateway.index import PrefixIndex
 from baton_gateway.registry import Registry
-from hypothesis import given
-from hypothesis import strategies as st
 
 KEYS = block_keys(list(range(160)), 16, tenant_salt(b"s", "t"))
 INFO = WorkerInfo("d0", Role.DECODE, "e1", "m", "r", "f", "h:1", "tcp", 16, 512, True, False)

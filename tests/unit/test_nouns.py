@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, replace
 
 import pytest
+
 from baton_api.blocks import ROOT, block_keys, blocks_for, chain, prompt_digest, tenant_salt
 from baton_api.errors import BadRequest, SettingError, TicketRefused
 from baton_api.handoff import HandOff

@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from baton_api.sampling import FinishReason, SampledToken, SamplingParams
 from baton_engine.text.detokenise import MAX_HELD_TOKENS, Detokeniser
 from baton_engine.text.output import ChoiceOutput, Delta
 from baton_engine.text.tokenizer import Tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.tokenizer_dirs import SENTENCES, byte_level, sentencepiece
-from transformers import AutoTokenizer
 
 EOS = 0
 PARAMS = SamplingParams(seed=0)
