@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ from baton_api.worker import Role
 from baton_cli import rundir
 from baton_cli.compose import Process
 from baton_cli.rundir import RunDir
-from baton_cli.supervision import Phase, Policy
+from baton_cli.supervision import Policy
 from baton_cli.supervisor import Progress, Supervisor
 
 QUICK = Policy(
@@ -71,7 +67,11 @@ class Scene:
     def fleet(self) -> list[str]:
         return [worker.url for worker in Fleet.from_json(self.run_dir.fleet_file.read_bytes()).workers]
 
-    async
+    async def until(self, what: Callable[[], object]) -> None:
+        end_s = time.monotonic() + WAIT_S
+        while not what():
+            assert time.monotonic() < end_s, (self.events, self.supervisor.state)
+            await asyncio.sleep(0.01)
 
 
 def until(what: Callable[[], object]) -> None:
