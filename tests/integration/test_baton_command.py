@@ -150,8 +150,7 @@ def test_what_the_user_can_mend_is_named(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["baton", *arguments])
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
