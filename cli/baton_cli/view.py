@@ -57,7 +57,8 @@ class View:
             if before == now:
                 continue
             if self._bars is not None:
-                self._bars.update(self._tasks[child.name], what=child.phase.value)
+                full = 1 if child.phase is Phase.READY else None
+                self._bars.update(self._tasks[child.name], what=child.phase.value, completed=full, total=full)
             if child.phase is Phase.WAITING and child.restarts:
                 self.console.print(f"[red]{child.name}[/] ended and is started again (restart {child.restarts})")
             elif self._bars is None and child.phase in (Phase.STARTING, Phase.READY):
