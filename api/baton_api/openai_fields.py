@@ -22,7 +22,7 @@ CHAT_USED = frozenset({*_SAMPLING, "messages", "max_completion_tokens", "top_log
 COMPLETION_USED = frozenset({*_SAMPLING, "prompt"})
 
 # Accepted and without effect, by the type they must have. Documented in docs/api.md.
-_IGNORED: Mapping[str, type] = {
+IGNORED: Mapping[str, type] = {
     "user": str,
     "safety_identifier": str,
     "prompt_cache_key": str,
@@ -56,7 +56,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (True,),
     "echo": (False,),
 }
-_CHAT_OFF: Mapping[str, tuple[Any, ...]] = {
+CHAT_OFF: Mapping[str, tuple[Any, ...]] = {
     **_OFF,
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -75,7 +75,7 @@ _CHAT_OFF: Mapping[str, tuple[Any, ...]] = {
     "documents": (),
     "chat_template": (),
 }
-_COMPLETION_OFF: Mapping[str, tuple[Any, ...]] = {**_OFF, "suffix": ("",), "add_special_tokens": (True,)}
+COMPLETION_OFF: Mapping[str, tuple[Any, ...]] = {**_OFF, "suffix": ("",), "add_special_tokens": (True,)}
 
 
 def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
     used = (CHAT_USED if chat else COMPLETION_USED) | (INTERNAL if internal else frozenset())
-    off = _CHAT_OFF if chat else _COMPLETION_OFF
+    off = CHAT_OFF if chat else COMPLETION_OFF
     for name, value in body.items():
         if name not in used:
             _check_unused(name, value, off)
@@ -96,9 +96,9 @@ def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
 def _check_unused(name: Any, value: Any, off: Mapping[str, tuple[Any, ...]]) -> None:
     if name in INTERNAL:
         raise BadRequest(f"{name} is set by the gateway only; leave it out", param=name)
-    if name in _IGNORED:
-        if value is not None and not isinstance(value, _IGNORED[name]):
-            raise BadRequest(f"{name} must be of type {_IGNORED[name].__name__}", param=name)
+    if name in IGNORED:
+        if value is not None and not isinstance(value, IGNORED[name]):
+            raise BadRequest(f"{name} must be of type {IGNORED[name].__name__}", param=name)
     elif name not in off:
         shown = str(name)[:64]
         raise BadRequest(f"{shown!r} is not a field of this request; leave it out", param=shown, code="unknown_field")

@@ -56,8 +56,25 @@ class WorkerInfo:
         """Raises WorkerProtocolError when `data` is not a WorkerInfo. Unknown fields are ignored (newer workers)."""
         try:
             raw: dict[str, Any] = json.loads(data)
-            known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
-            load = {name: v for name, v in raw.get("load", {}).items() if name in WorkerLoad.__dataclass_fields__}
-            return cls(**{**known, "role": Role(known["role"]), "load": WorkerLoad(**load)})
+            load = WorkerLoad(**_typed(WorkerLoad, raw.get("load", {})))
+            known = {**_typed(cls, raw), "role": Role(raw["role"]), "load": load}
+            if not (known["block_tokens"] >= 1 and known["max_model_len"] >= 1 and 0.0 <= load.kv_usage <= 1.0):
+                raise ValueError("block_tokens, max_model_len or load.kv_usage is out of range")
+            return cls(**known)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WorkerProtocolError(f"worker description is malformed: {error}") from error
+
+
+_KINDS: dict[Any, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (float, int)}
+
+
+def _typed(cls: Any, raw: Any) -> dict[str, Any]:
+    """The fields of `cls` in `raw`. Raises TypeError for one of another type: it would only fail later, in routing."""
+    if not isinstance(raw, dict):
+        raise TypeError(f"{cls.__name__} is {type(raw).__name__}")
+    known = {name: raw[name] for name in cls.__dataclass_fields__ if name in raw}
+    for name, value in known.items():
+        kinds = _KINDS.get(cls.__dataclass_fields__[name].type)
+        if kinds is not None and type(value) not in kinds:
+            raise TypeError(f"{name} is {type(value).__name__}")
+    return known

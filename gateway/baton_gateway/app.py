@@ -15,7 +15,7 @@ from baton_wire.http_answer import error_body, error_headers
 from baton_wire.http_server import Exchange
 from baton_wire.sse import format_event
 
-from . import flow
+from . import flow, text_routes
 from .access import KeyRing, request_id
 from .flow import Parts, Visitor
 from .routing import pick
@@ -47,6 +47,8 @@ class App:
         self.routes: dict[str, tuple[str, Handler]] = {
             flow.CHAT_PATH: ("POST", generate),
             "/v1/completions": ("POST", generate),
+            "/tokenize": ("POST", Handler(self._tokenize)),
+            "/detokenize": ("POST", Handler(self._detokenize)),
             "/v1/models": ("GET", Handler(self._models)),
             MODEL_PREFIX: ("GET", Handler(self._model)),
             "/health": ("GET", Handler(self._health, needs_key=False)),
@@ -83,7 +85,7 @@ class App:
                 log.info("request %s: %s %d %s", visitor.request_id, route, *outcome)
             if outcome[0] == 499:
                 telemetry.count("baton_gateway_client_aborts_total")
-            elif outcome[0] == 200 and exchange.method == "POST":
+            elif outcome[0] == 200 and route.startswith("/v1/") and exchange.method == "POST":
                 telemetry.observe("baton_gateway_e2e_seconds", self._parts.now() - start_s, self._parts.registry.model)
 
     def _find(self, exchange: Exchange) -> tuple[str, Handler]:
@@ -101,6 +103,12 @@ class App:
         if self.draining:
             raise NoCapacity("this gateway is shutting down", code="rejected-shutting-down", retry_after_s=1.0)
         return await flow.serve(self._parts, exchange, visitor)
+
+    async def _tokenize(self, exchange: Exchange, visitor: Visitor) -> int:
+        return _say(exchange, await text_routes.tokenize(self._parts, exchange), visitor)
+
+    async def _detokenize(self, exchange: Exchange, visitor: Visitor) -> int:
+        return _say(exchange, await text_routes.detokenize(self._parts, exchange), visitor)
 
     async def _models(self, exchange: Exchange, visitor: Visitor) -> int:
         models = [self._described()] if self._parts.registry.model else []

@@ -16,6 +16,7 @@ from .relay import Answer, Head
 
 # A prefill worker that says so took nothing on. Any other failure of it reaches decode through the KV session, which
 # then recomputes or fails as the policy says.
+LINGER_S = 1.0
 _NOT_TAKEN = frozenset({429, 503})
 _WORTH_ANOTHER = frozenset({429, 500, 502, 503})
 
@@ -42,7 +43,7 @@ class Failure:
 
 
 class Attempt:
-    """Sends both legs at once on construction. `abort` (always called in the end) breaks off what is still running."""
+    """Sends both legs at once on construction. In the end `finish`, or `abort`, which breaks off what still runs."""
 
     def __init__(
         self, client: HttpClient, registry: Registry, route: Route, decode: LegRequest, prefill: LegRequest | None
@@ -108,6 +109,11 @@ class Attempt:
             return
         self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)
         self.answer.on_error(error)
+
+    def finish(self) -> None:
+        """The answer is complete. A prefill leg still saying that it ended may do so: its connection stays in use."""
+        self._loads.close()
+        asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
         for leg in self._legs:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from baton_api.errors import BatonError, SettingError
-from baton_api.fleet import Fleet
+from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import WorkerInfo
 from baton_wire.http_client import HttpClient
 from baton_wire.http_request import split_url
@@ -122,14 +123,18 @@ class Discovery:
             log.warning("worker %s answered %d to a heartbeat", url, answer.status)
         except BatonError as error:
             log.debug("worker %s missed a heartbeat: %s", url, error.message)
+        except Exception:
+            # Else this worker's heart would stop, and it would stay routable for ever.
+            log.exception("heartbeat of %s", url)
         return self._registry.missed(url)
 
 
 def checked(fleet: Fleet) -> Fleet:
-    """Raises SettingError for a url this gateway cannot call."""
-    for worker in fleet.workers:
+    """With bare urls. Raises SettingError for one this gateway cannot call."""
+    bare = replace(fleet, workers=tuple(FleetWorker(worker.url.rstrip("/")) for worker in fleet.workers))
+    for worker in bare.workers:
         try:
             split_url(worker.url + WORKER_PATH)
         except ValueError as error:
             raise SettingError("fleet file", worker.url, "is not an http URL", "write http://HOST:PORT") from error
-    return fleet
+    return bare

@@ -98,7 +98,7 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
     fields, asked = read(exchange)
-    check_model(parts.registry, asked)
+    check_model(parts.registry, asked.model)
     fields.setdefault("seed", int.from_bytes(parts.draw(7)))
     timeline.lap("receive", parts.now())
     try:
@@ -132,9 +132,9 @@ async def tokenise(parts: Parts, asked: Asked, tenant: str, body_bytes: int) -> 
     return await parts.tokeniser.read(asked, salt, sizes)
 
 
-def check_model(registry: Registry, asked: Asked) -> None:
-    if asked.model != registry.model:
-        raise NotFound(f"model {asked.model[:64]!r} is not served here", param="model", code="model_not_found")
+def check_model(registry: Registry, model: str) -> None:
+    if model != registry.model:
+        raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
 
 
 def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt) -> None:
@@ -151,10 +151,18 @@ def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt)
 async def answer(parts: Parts, exchange: Exchange, job: Job) -> int:
     attempt = await first_answer(parts, job)
     try:
-        return await deliver(parts, exchange, job, attempt)
-    finally:
-        parts.attempts.discard(attempt)
-        attempt.abort()
+        status = await deliver(parts, exchange, job, attempt)
+    except BaseException:
+        give_up(parts, attempt)
+        raise
+    parts.attempts.discard(attempt)
+    attempt.finish()
+    return status
+
+
+def give_up(parts: Parts, attempt: Attempt) -> None:
+    parts.attempts.discard(attempt)
+    attempt.abort()
 
 
 async def first_answer(parts: Parts, job: Job) -> Attempt:
@@ -177,11 +185,9 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
         except BaseException as error:
             if isinstance(error, DeadlineExceeded):
                 parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
-            parts.attempts.discard(attempt)
-            attempt.abort()
+            give_up(parts, attempt)
             raise
-        parts.attempts.discard(attempt)
-        attempt.abort()
+        give_up(parts, attempt)
         route = again
 
 
@@ -252,9 +258,11 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
     )
     prefill = None
     if route.prefill is not None:
-        url = route.prefill.url
-        prefill = LegRequest(url, job.path, prefill_body(job.fields, job.prompt, handing), job.headers, len(job.prompt))
-        parts.index.record(job.prompt.keys(route.prefill.info.block_tokens), url)
+        url, keys = route.prefill.url, job.prompt.keys(route.prefill.info.block_tokens)
+        held_tokens = parts.index.held(keys, (url,)).get(url, 0) * route.prefill.info.block_tokens
+        body = prefill_body(job.fields, job.prompt, handing)
+        prefill = LegRequest(url, job.path, body, job.headers, len(job.prompt) - held_tokens)
+        parts.index.record(keys, url)
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
     return attempt

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+
 from baton_api.blocks import BlockKey, block_keys, digest_after
 from baton_api.handoff import HandOff, OnPrefillFailure
 from baton_api.routing import Route

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import prometheus_client
 import uvloop
+
 from baton_api.errors import BatonError, SettingError, WorkerProtocolError
 from baton_api.settings import parse
 from baton_wire.http_client import HttpClient

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from baton_api.metrics import GATEWAY, Metric
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from baton_api.metrics import GATEWAY, Metric
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LABEL = re.compile(r"[a-z0-9_.-]{1,48}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from baton_api.errors import BadRequest, Overloaded
 from baton_api.openai import ChatRequest, CompletionRequest
@@ -16,6 +16,8 @@ from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 from .legs import Prompt
 
 Asked = ChatRequest | CompletionRequest
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 
 class Reader(Protocol):
@@ -23,6 +25,9 @@ class Reader(Protocol):
 
     def read(self, request: Asked) -> Sequence[int]:
         """Raises BadRequest."""
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Raises BadRequest for an id that is none."""
 
 
 class ModelReader:
@@ -42,9 +47,14 @@ class ModelReader:
             return self._chat(request)
         if isinstance(request.prompt, str):
             return self._tokenizer.encode(request.prompt, add_special_tokens=True)
-        ids = request.prompt or ()
+        return self._checked(request.prompt or (), "prompt")
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(self._checked(token_ids, "tokens"), skip_special_tokens=False)
+
+    def _checked(self, ids: Sequence[int], param: str) -> Sequence[int]:
         if ids and max(ids) >= self._tokenizer.vocab_size:
-            raise BadRequest(f"prompt holds token id {max(ids)}, which this model does not have", param="prompt")
+            raise BadRequest(f"{param} holds token id {max(ids)}, which this model does not have", param=param)
         return ids
 
     def _chat(self, request: ChatRequest) -> Sequence[int]:
@@ -70,12 +80,19 @@ class Tokeniser:
 
     async def read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
         """Raises BadRequest, Overloaded."""
+        return await self._elsewhere(self._read, request, salt, block_sizes)
+
+    async def text(self, token_ids: Sequence[int]) -> str:
+        """Raises BadRequest, Overloaded."""
+        return await self._elsewhere(self._reader.text, token_ids)
+
+    async def _elsewhere(self, work: Callable[[*Given], T], *given: *Given) -> T:
         if self._waiting >= self._max_waiting:
             raise Overloaded(
                 f"{self._waiting} prompts wait for the tokeniser", code="rejected-saturated", retry_after_s=1.0
             )
         self._waiting += 1
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._read, request, salt, block_sizes)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
         running.add_done_callback(self._done)
         return await running
 

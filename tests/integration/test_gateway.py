@@ -12,8 +12,10 @@ from baton_api.openai import parse_chat
 from baton_api.tickets import verify_ticket
 from baton_api.timing import from_server_timing
 from baton_gateway.access import KeyRing
+from baton_gateway.tokenising import ModelReader, Tokeniser
 from support.fake_worker import FakeWorker, answer, fails, says
 from support.gateways import API_KEY, LONG, SECRET, WORKER_KEY, chat_body, pair, stage, until
+from support.tiny_tokenizer import write_tiny_tokenizer
 
 
 def data_events(body: bytes) -> list[bytes]:
@@ -195,7 +197,10 @@ async def test_a_body_beyond_the_limit_is_413(tmp_path: Path) -> None:
         assert (got.status, json.loads(got.body)["error"]["code"]) == (413, "request_too_large")
 
 
-ROUTES = [("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/m")]
+ROUTES = [
+    *(("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/m")),
+    *(("POST", "/tokenize"), ("POST", "/detokenize")),
+]
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong", "sk-tes", "sk-testx", "SK-TEST", "x" * 5000])
@@ -380,3 +385,50 @@ async def test_events_cut_anywhere_arrive_whole(tmp_path: Path) -> None:
         for size in (1, 7, 40):
             s.worker("d0").behave = says(*(sent[i : i + size] for i in range(0, len(sent), size)))
             assert await read_all(await s.open_chat("hi")) == sent
+
+
+async def test_text_can_be_tokenised_and_token_ids_turned_back(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        got = json.loads((await s.post("/tokenize", {"prompt": "Hi \u00e9"})).body)
+        assert (got["count"], got["max_model_len"]) == (5, 512) and len(got["tokens"]) == 5
+        back = json.loads((await s.post("/detokenize", {"model": "tiny", "tokens": got["tokens"]})).body)
+        assert back == {"prompt": "Hi \u00e9"}
+        chat = json.loads((await s.post("/tokenize", {"messages": [{"role": "user", "content": "x"}]})).body)
+        assert chat["count"] == len("[user]x\n[assistant]")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/tokenize", {}, 400, "prompt"),
+        ("/tokenize", {"model": "x", "prompt": "x"}, 404, "model"),
+        ("/detokenize", {}, 400, "tokens"),
+        ("/detokenize", {"tokens": [1], "extra": 1}, 400, "extra"),
+        ("/detokenize", {"tokens": ["x"]}, 400, "tokens"),
+        ("/detokenize", {"tokens": [9999]}, 400, "tokens"),
+        ("/detokenize", {"tokens": [1], "model": 3}, 400, "model"),
+        ("/v1/completions", {"model": "tiny", "prompt": [9999]}, 400, "prompt"),
+        ("/v1/completions", {"model": "tiny", "prompt": ""}, 400, "prompt"),
+    ],
+)
+async def test_what_cannot_be_tokenised_is_refused_by_name(
+    tmp_path: Path, path: str, body: Any, status: int, param: str
+) -> None:
+    async with stage(tmp_path) as s:
+        got = await s.post(path, body)
+        assert (got.status, json.loads(got.body)["error"]["param"]) == (status, param)
+
+
+async def test_a_model_without_a_chat_template_says_so(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        model = write_tiny_tokenizer(tmp_path / "plain", chat_template=None)
+        s.gateway.parts.tokeniser = Tokeniser(ModelReader.load(model), 1, 1)
+        got = await s.chat()
+        assert got.status == 400 and "no chat template" in json.loads(got.body)["error"]["message"]
+
+
+async def test_prompts_beyond_the_tokenisers_queue_are_shed(tmp_path: Path) -> None:
+    async with stage(tmp_path, max_tokenising=1, inline_bytes=0) as s:
+        got = await asyncio.gather(*(s.chat("x" * 400) for _ in range(8)))
+        statuses = {one.status for one in got}
+        assert 200 in statuses and statuses <= {200, 429}

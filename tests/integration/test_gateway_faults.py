@@ -307,3 +307,39 @@ async def test_a_client_that_does_not_read_stops_the_worker_not_the_gateways_mem
         writer.transport.abort()
         await asyncio.wait_for(s.worker("d0").legs[0].gone.wait(), 1)
         del reader
+
+
+async def test_a_prefill_leg_may_end_after_the_answer(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.worker("p0").behave = answer("x", delay_s=0.15)
+        assert (await s.chat()).status == 200
+        await asyncio.sleep(0.25)
+        assert not s.worker("p0").legs[0].gone.is_set()
+
+
+async def test_a_worker_that_describes_itself_wrongly_is_not_routable(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode")) as s:
+        s.worker("d0").info = replace(s.worker("d0").info, block_tokens=0)
+        await s.routable(2)
+        for text in ("a" * 100, "b" * 100):
+            assert (await s.chat(text)).status == 200
+        assert s.worker("d0").legs == []
+
+
+async def test_secrets_and_texts_are_in_no_log_and_no_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    canary = "canary-in-the-mine"
+    caplog.set_level("DEBUG")
+    async with stage(tmp_path, trio("decode")) as s:
+        s.worker("d0").behave = fails(500, canary)
+        await s.chat(canary)
+        await s.chat(canary, user=canary, stop=[canary])
+        await s.chat(canary, **{canary: 1})
+        await s.post("/v1/chat/completions", chat_body(canary, model=canary))
+        await s.post("/v1/chat/completions", f'{{"{canary}"'.encode())
+        await s.get("/v1/models", canary)
+        await s.get(f"/{canary}")
+        s.worker("d1").behave = dies_midstream(canary)
+        await read_broken(await s.open_chat(canary))
+        exposed = (await s.get("/metrics")).body.decode() + caplog.text
+    for secret in (canary, API_KEY, WORKER_KEY, "s" * 32):
+        assert secret not in exposed

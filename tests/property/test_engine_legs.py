@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from baton_api.blocks import tenant_salt
 from baton_api.errors import ContextLengthExceeded
 from baton_api.sampling import SamplingParams
-from baton_engine.nouns import Failed, Leg, PrefillDone, Reserved
+from baton_engine.nouns import Failed, KvBlockRemoved, KvBlockStored, Leg, PrefillDone, Reserved
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.engine_bench import Bench, pull
 from support.toy_runner import ToyRunner, toy_answer
 
@@ -189,15 +188,12 @@ def replayed(bench: Bench) -> set[bytes]:
     """The prefix cache as a listener to its events knows it."""
     keys: set[bytes] = set()
     for event in bench.kv_events:
-        match event:
-            case _ if hasattr(event, "parent"):
-                assert not keys & set(event.keys)
-                keys |= set(event.keys)
-            case _ if hasattr(event, "keys"):
-                assert set(event.keys) <= keys
-                keys -= set(event.keys)
-            case _:
-                keys.clear()
+        if isinstance(event, KvBlockStored):
+            assert not keys & set(event.keys)
+            keys |= set(event.keys)
+        else:
+            assert isinstance(event, KvBlockRemoved) and set(event.keys) <= keys
+            keys -= set(event.keys)
     return keys
 
 

@@ -15,6 +15,7 @@ from baton_engine.nouns import (
     Failed,
     Finished,
     GenerateRequest,
+    KvEvent,
     Leg,
     PrefillDone,
     Reserved,
@@ -43,7 +44,7 @@ class Bench:
         self.scheduler = Scheduler(self.pool, block_tokens, self.limits, max_batched_tokens)
         self.max_batched_tokens = max_batched_tokens
         self.events: dict[str, list[EngineEvent]] = defaultdict(list)
-        self.kv_events: list[object] = []
+        self.kv_events: list[KvEvent] = []
         self.now_s = 0.0
 
     def submit(

@@ -84,6 +84,10 @@ class Stage:
     async def routable(self, count: int) -> None:
         await until(lambda: len(self.gateway.parts.registry.routable()) == count)
 
+    def booked(self) -> int:
+        """Legs that count as load on some worker."""
+        return sum(worker.in_flight for worker in self.gateway.parts.registry.routable())
+
     def check_quiescent(self) -> None:
         """Nothing is left of any request (fault table, X4)."""
         parts = self.gateway.parts
@@ -127,7 +131,7 @@ async def stage(
     try:
         await staged.routable(sum(worker.info.ready and not worker.info.draining for worker in workers))
         yield staged
-        await until(lambda: not staged.gateway.parts.attempts)
+        await until(lambda: not staged.gateway.parts.attempts and not staged.booked())
         await until(lambda: staged.metric("baton_gateway_in_flight") == 0)
         staged.check_quiescent()
     finally:

@@ -1,12 +1,13 @@
 """The nouns of baton_api: keys, layout, tickets, hand-off, settings."""
 
+import json
 import time
 from dataclasses import dataclass, replace
 
 import pytest
 
 from baton_api.blocks import ROOT, block_keys, blocks_for, chain, prompt_digest, tenant_salt
-from baton_api.errors import BadRequest, SettingError, TicketRefused
+from baton_api.errors import BadRequest, SettingError, TicketRefused, WorkerProtocolError
 from baton_api.handoff import HandOff
 from baton_api.layout import KvLayout
 from baton_api.sampling import SamplingParams
@@ -91,6 +92,29 @@ def test_a_worker_description_survives_the_wire() -> None:
         "p0", Role.PREFILL, "e", "m", "r", "f", "h:1", "tcp", 16, 2048, True, False, WorkerLoad(1, 2, 0.5, 10, 5)
     )
     assert WorkerInfo.from_json(info.to_json()) == info
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "x"},
+        {"block_tokens": 0},
+        {"block_tokens": "16"},
+        {"max_model_len": True},
+        {"ready": 1},
+        {"load": []},
+        {"load": {"kv_usage": "nan"}},
+        {"load": {"kv_usage": float("nan")}},
+        {"load": {"running": 1.5}},
+        {"epoch": None},
+    ],
+)
+def test_a_worker_description_of_wrong_types_is_refused(change: dict[str, object]) -> None:
+    info = WorkerInfo("p0", Role.PREFILL, "e", "m", "r", "f", "h:1", "tcp", 16, 2048, True, False)
+    raw = {**json.loads(info.to_json()), "newer": 1}
+    assert WorkerInfo.from_json(json.dumps(raw).encode()) == info
+    with pytest.raises(WorkerProtocolError, match="malformed"):
+        WorkerInfo.from_json(json.dumps({**raw, **change}).encode())
 
 
 @pytest.mark.parametrize(

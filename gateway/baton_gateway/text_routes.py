@@ -1,0 +1,44 @@
+"""POST /tokenize and /detokenize, in vLLM's shape: what the gateway's tokeniser makes of a text, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from baton_api.errors import BadRequest
+from baton_api.json_body import json_object
+from baton_api.openai import parse_chat, parse_completion
+from baton_wire.http_server import Exchange
+
+from .flow import Parts, check_model
+
+
+async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
+    """`{"prompt"}` or `{"messages"}`, as the completion and chat routes take them. Raises BadRequest, NotFound."""
+    body = {"model": parts.registry.model, **json_object(exchange.body)}
+    asked = parse_chat(body) if "messages" in body else parse_completion(body)
+    check_model(parts.registry, asked.model)
+    prompt = await parts.tokeniser.read(asked, b"", ())
+    lengths = [worker.info.max_model_len for worker in parts.registry.routable()]
+    return {
+        "count": len(prompt),
+        "max_model_len": max(lengths, default=None),
+        "tokens": prompt.token_ids,
+        "token_strs": None,
+    }
+
+
+async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
+    """`{"tokens": [ids]}` to `{"prompt": text}`. Raises BadRequest, NotFound."""
+    body = {"model": parts.registry.model, **json_object(exchange.body)}
+    for name in body:
+        if name not in ("model", "tokens"):
+            raise BadRequest(f"{name[:64]!r} is not a field of this request", param=name[:64], code="unknown_field")
+    if not isinstance(body.get("tokens"), list):
+        raise BadRequest("tokens must be a list of token ids", param="tokens", code="invalid_type")
+    try:
+        asked = parse_completion({"model": body["model"], "prompt": [body["tokens"]]})
+    except BadRequest as error:
+        raise BadRequest(error.message, param="model" if error.param == "model" else "tokens") from error
+    check_model(parts.registry, asked.model)
+    assert isinstance(asked.prompt, tuple)
+    return {"prompt": await parts.tokeniser.text(asked.prompt)}
