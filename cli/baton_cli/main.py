@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,10 +91,10 @@ def status(*, name: Name = None, output: Output = "table") -> int:
     return 0
 
 
-def main() -> None:
+def main(tokens: Sequence[str] | None = None) -> None:
     """Exit code 2 for what the user can mend, which is named on stderr."""
     try:
-        sys.exit(app(result_action="return_value"))
+        sys.exit(app(sys.argv[1:] if tokens is None else tokens, result_action="return_value"))
     except BatonError as error:
         complain(error.message)
         sys.exit(2)

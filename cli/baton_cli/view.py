@@ -27,6 +27,7 @@ class View:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._phases: dict[str, tuple[Phase, int]] = {}
+        self._stopping = False
 
     def notice(self, text: str) -> None:
         self.console.print(f"[yellow]note[/]: {escape(text)}")
@@ -47,13 +48,17 @@ class View:
             self._bars.update(self._tasks[progress.name], completed=progress.done, total=total, what=progress.what)
 
     def on_change(self, state: State) -> None:
+        if state.stopping and not self._stopping:
+            self._stopping = True
+            self.console.print("stopping: the gateway finishes its requests, then the workers end")
         for child in state.children:
             before, now = self._phases.get(child.name), (child.phase, child.restarts)
             self._phases[child.name] = now
             if before == now:
                 continue
             if self._bars is not None:
-                self._bars.update(self._tasks[child.name], what=child.phase.value)
+                full = 1 if child.phase is Phase.READY else None
+                self._bars.update(self._tasks[child.name], what=child.phase.value, completed=full, total=full)
             if child.phase is Phase.WAITING and child.restarts:
                 self.console.print(f"[red]{child.name}[/] ended and is started again (restart {child.restarts})")
             elif self._bars is None and child.phase in (Phase.STARTING, Phase.READY):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,15 @@ def loop_thread() -> Iterator[LoopThread]:
     thread.close()
 
 
+class Terminal(io.StringIO):
+    """Presses Ctrl-C when it is shown STOP."""
+
+    def write(self, text: str) -> int:
+        if "STOP" in text:
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
 def conversation(loop_thread: LoopThread, scripted: Scripted, said: Sequence[str]) -> str:
     """What the terminal shows of a chat in which the user says that and then leaves."""
     server: HttpServer = loop_thread.run(serve(scripted.handle, "127.0.0.1", 0))
@@ -150,7 +160,7 @@ def conversation(loop_thread: LoopThread, scripted: Scripted, said: Sequence[str
         except StopIteration:
             raise EOFError from None
 
-    out = io.StringIO()
+    out = Terminal()
     try:
         endpoint = Endpoint(f"http://127.0.0.1:{server.port}", "sk-1", "m")
         assert chat(endpoint, Console(file=out, width=120), read) == 0
@@ -170,6 +180,13 @@ def test_a_refused_answer_is_shown_and_forgotten(loop_thread: LoopThread) -> Non
     scripted = Scripted(events("Hello"), WorkerProtocolError("no such luck"), events("Fine"))
     text = conversation(loop_thread, scripted, ["hi", "again", "how are you?"])
     assert "no such luck" in text
+    assert [message["content"] for message in scripted.asked[2]["messages"]] == ["hi", "Hello", "how are you?"]
+
+
+def test_an_answer_given_up_is_forgotten_and_the_chat_goes_on(loop_thread: LoopThread) -> None:
+    scripted = Scripted(events("Hello"), events("on and", "STOP"), events("Fine"))
+    text = conversation(loop_thread, scripted, ["hi", "talk", "how are you?"])
+    assert "(given up)" in text
     assert [message["content"] for message in scripted.asked[2]["messages"]] == ["hi", "Hello", "how are you?"]
 
 
