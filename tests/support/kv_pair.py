@@ -122,10 +122,9 @@ class Pair:
         return replace(ticket, **change)
 
     def open(
-        self, transfer_id: str = "t1", num_tokens: int = 100, deadline_s: float = 10.0, **change: Any
+        self, transfer_id: str = "t1", num_tokens: int = 100, deadline_s: float = 10.0, digest: str = "ab" * 16
     ) -> SendLease:
         ends = self.ends.setdefault(transfer_id, [])
-        digest = change.get("prompt_digest", "ab" * 16)
         return self.server.open(transfer_id, digest, num_tokens, deadline_s, ends.append)
 
     async def pull(

@@ -25,8 +25,9 @@ from . import ucx_env
 
 log = logging.getLogger("baton.kv")
 
-_HELLO = struct.Struct(f"<{TOKEN_BYTES}sI")
-_REPLY = struct.Struct("<I")
+_GREETING = struct.Struct("<I")  # listener: its link number
+_HELLO = struct.Struct(f"<{TOKEN_BYTES}sI")  # connecting side: token, its link number
+_TAKEN = 1  # listener: one byte
 _MAX_HANDSHAKES = 256
 _SHORT_PAUSE_S, _LONG_PAUSE_S = 0.0002, 0.001
 _CLOSE_NS = 1_000_000_000
@@ -194,10 +195,11 @@ class UcxTransport:
         try:
             async with asyncio.timeout(timeout_s):
                 endpoint = self._ucxx.api.UCXEndpoint.create(self._worker, host, int(port), True)
+                # Listen first: UCX 1.21 spins for ever in a stream send on an endpoint that cannot connect.
+                greeting = await self._stream(endpoint.stream_recv, bytearray(_GREETING.size))
                 await self._stream(endpoint.stream_send, bytearray(_HELLO.pack(token, near)))
-                reply = bytearray(_REPLY.size)
-                await self._stream(endpoint.stream_recv, reply)
-                return self._link(endpoint, near, _REPLY.unpack(reply)[0])
+                await self._stream(endpoint.stream_recv, bytearray(_TAKEN))
+                return self._link(endpoint, near, _GREETING.unpack(greeting)[0])
         except TimeoutError as error:
             await self._discard(endpoint)
             raise PeerLost(f"no ucx link to {address} within {timeout_s:g} s") from error
@@ -217,12 +219,13 @@ class UcxTransport:
         await asyncio.gather(*(link.abort() for link in set(self._links)))
         await asyncio.to_thread(self._worker.stop_progress_thread)
 
-    async def _stream(self, post: Callable[[Any], Any], data: bytearray) -> None:
+    async def _stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
         """One message of the handshake: per endpoint, so that two connecting peers cannot be mixed up."""
         request = post(self._ucxx.Array(data))
         while not request.completed:
             await asyncio.sleep(_LONG_PAUSE_S)
         request.check_error()
+        return data
 
     async def _discard(self, endpoint: Any) -> None:
         if endpoint is not None:
@@ -257,13 +260,13 @@ class UcxTransport:
 
     async def _shake(self, endpoint: Any) -> None:
         """The token within the time, or the endpoint is closed."""
-        near, hello, link = next(self._numbers), bytearray(_HELLO.size), None
+        near, link = next(self._numbers), None
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._stream(endpoint.stream_recv, hello)
-                token, far = _HELLO.unpack(hello)
+                await self._stream(endpoint.stream_send, bytearray(_GREETING.pack(near)))
+                token, far = _HELLO.unpack(await self._stream(endpoint.stream_recv, bytearray(_HELLO.size)))
                 if self._expected.has(token):
-                    await self._stream(endpoint.stream_send, bytearray(_REPLY.pack(near)))
+                    await self._stream(endpoint.stream_send, bytearray(_TAKEN))
                     link = self._link(endpoint, near, far)
                     if not self._expected.arrived(token, link):
                         await link.abort()
