@@ -205,7 +205,7 @@ async def find_route(parts: Parts, job: Job) -> Route:
 
 
 def decide(parts: Parts, job: Job) -> Route | Refusal:
-    """One decision of the routing brain on what is known now, counted."""
+    """One decision of the routing brain on what is known now, counted; with its candidates in the log at debug level."""
     workers = parts.registry.routable()
     excluded = frozenset(failure.url for failure in job.failures)
     request = RouteRequest(len(job.prompt), job.asked.model, excluded)
@@ -214,6 +214,7 @@ def decide(parts: Parts, job: Job) -> Route | Refusal:
     )
     name = "baton_gateway_routes_total" if isinstance(found, Route) else "baton_gateway_refusals_total"
     parts.telemetry.count(name, found.reason)
+    log.debug("request %s: %s", job.id, found)
     return found
 
 

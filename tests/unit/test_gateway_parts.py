@@ -202,7 +202,11 @@ def test_settings_name_what_is_wrong(tmp_path: Any) -> None:
             parse(GatewaySettings, raw)
     for argv in ([], ["--settings"], ["--settings", str(tmp_path / "none")], ["--x", "y"]):
         with pytest.raises(SettingError):
-            read_settings(argv)
+            read_settings(argv, {})
+    path = tmp_path / "settings.json"
+    path.write_text('{"fleet_file": "f", "model_path": "m"}')
+    assert read_settings(["--settings", str(path)], {}) == GatewaySettings("f", "m")
+    assert read_settings([], {"BATON_GATEWAY_SETTINGS": str(path)}) == GatewaySettings("f", "m")
 
 
 def test_the_secret_is_a_file_or_a_variable_and_never_told(tmp_path: Any) -> None:
