@@ -30,8 +30,8 @@ from .access import KeyRing
 from .admission import Admission, RetryBudget
 from .app import App
 from .discovery import Discovery, FleetChanges
-from .flow import Parts
 from .index import PrefixIndex
+from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
