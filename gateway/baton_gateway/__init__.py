@@ -3,8 +3,8 @@
 Belongs here: who may ask, which pair of workers answers, what they are sent, how the answer gets back.
 Does not belong here: how tokens are made (engine) or how KV moves (kv_transfer).
 
-    settings, access, routing, index, registry, legs, events, timeline    pure
-    app -> flow -> tokenising, admission, attempt -> relay                 one request
-    discovery                                                             the fleet, live
-    process, __main__                                                     wiring
+    access, routing, index, registry, legs, events, timeline, settings    pure
+    app -> flow -> tokenising, admission, dispatch -> attempt -> relay    one request
+    discovery                                                            the fleet, live
+    job, process, __main__                                               what is shared, wiring
 """

@@ -17,7 +17,7 @@ from baton_wire.sse import format_event
 
 from . import flow, text_routes
 from .access import KeyRing, request_id
-from .flow import Parts, Visitor
+from .job import Parts, Visitor
 from .routing import pick
 from .telemetry import CONTENT_TYPE, label
 

@@ -30,8 +30,8 @@ from .access import KeyRing
 from .admission import Admission, RetryBudget
 from .app import App
 from .discovery import Discovery, FleetChanges
-from .flow import Parts
 from .index import PrefixIndex
+from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        settings = read_settings(argv)
+        settings = read_settings(argv, os.environ)
         secret = read_secret(settings.secret_file, os.environ)
         keys = read_keys(settings, os.environ)
         if settings.auth and not keys:
@@ -64,14 +64,17 @@ def say(**line: object) -> None:
     print(json.dumps(line), flush=True)
 
 
-def read_settings(argv: Sequence[str]) -> GatewaySettings:
-    """Raises SettingError."""
-    if len(argv) != 2 or argv[0] != "--settings":
-        raise SettingError("arguments", list(argv), "are not understood", "use --settings FILE.json")
+def read_settings(argv: Sequence[str], environment: Mapping[str, str]) -> GatewaySettings:
+    """From the file named by --settings or, without arguments, by BATON_GATEWAY_SETTINGS. Raises SettingError."""
+    path = environment.get("BATON_GATEWAY_SETTINGS", "")
+    if argv or not path:
+        if len(argv) != 2 or argv[0] != "--settings":
+            raise SettingError("arguments", list(argv), "are not understood", "use --settings FILE.json")
+        path = argv[1]
     try:
-        raw = json.loads(Path(argv[1]).read_bytes())
+        raw = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        raise SettingError("--settings", argv[1], f"cannot be read ({error})", "give a JSON file") from error
+        raise SettingError("--settings", path, f"cannot be read ({error})", "give a JSON file") from error
     return parse(GatewaySettings, raw)
 
 

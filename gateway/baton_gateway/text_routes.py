@@ -9,7 +9,7 @@ from baton_api.json_body import json_object
 from baton_api.openai import parse_chat, parse_completion
 from baton_wire.http_server import Exchange
 
-from .flow import Parts, check_model
+from .job import Parts, check_model
 
 
 async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:

@@ -343,3 +343,25 @@ async def test_secrets_and_texts_are_in_no_log_and_no_metric(tmp_path: Path, cap
         exposed = (await s.get("/metrics")).body.decode() + caplog.text
     for secret in (canary, API_KEY, WORKER_KEY, "s" * 32):
         assert secret not in exposed
+
+
+async def test_every_request_is_counted_exactly_once(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode")) as s:
+        await s.chat()
+        await s.chat(frobnicate=1)
+        await s.post("/v1/chat/completions", chat_body(), "wrong")
+        await s.get("/nowhere")
+        s.worker("d0").behave = s.worker("d1").behave = dies_midstream("one")
+        await read_broken(await s.open_chat("hi"))
+        s.worker("d0").behave = s.worker("d1").behave = hangs()
+        asking = asyncio.create_task(s.chat("hi"))
+        await until(lambda: s.metric("baton_gateway_in_flight") == 1)
+        await leave(s, asking)
+        await until(lambda: s.metric("baton_gateway_in_flight") == 0)
+        counted = [
+            (sample.labels["code"], sample.value)
+            for family in s.gateway.parts.telemetry.registry.collect()
+            for sample in family.samples
+            if sample.name == "baton_gateway_requests_total"
+        ]
+        assert sorted(counted) == [("200", 1), ("400", 1), ("401", 1), ("404", 1), ("499", 1), ("502", 1)]

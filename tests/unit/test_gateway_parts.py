@@ -62,20 +62,22 @@ def test_usage_is_read_from_an_answer_that_has_it(answer: bytes, expected: Any) 
     assert usage_of(answer) == expected
 
 
-def test_the_spans_of_a_timeline_add_up_to_its_total() -> None:
+@pytest.mark.parametrize(("streamed", "rest", "first_token_s"), [(True, "network", 2.0), (False, "decode", 1.3)])
+def test_the_spans_of_a_timeline_add_up_to_its_total(streamed: bool, rest: str, first_token_s: float) -> None:
     timeline = Timeline(10.0)
     timeline.lap("receive", 10.5)
     timeline.lap("queue", 11.0)
-    timeline.answered('reserve;dur=100, prefill;dur=200.0;desc="x"', 12.0)
+    timeline.answered('reserve;dur=100, prefill;dur=200.0;desc="x"', 12.0, streamed=streamed)
     spans = from_server_timing(timeline.header())
-    assert [span.name for span in spans] == ["receive", "queue", "reserve", "prefill", "network"]
-    assert timeline.total_s == 2.0 and sum(span.duration_s for span in spans) == pytest.approx(2.0)
+    assert [span.name for span in spans] == ["receive", "queue", "reserve", "prefill", rest]
+    assert timeline.first_token_s == pytest.approx(first_token_s)
+    assert sum(span.duration_s for span in spans) == pytest.approx(2.0)
 
 
-def test_a_worker_that_claims_more_time_than_passed_leaves_no_negative_network() -> None:
+def test_a_worker_that_claims_more_time_than_passed_leaves_no_negative_rest() -> None:
     timeline = Timeline(0.0)
-    timeline.answered("prefill;dur=5000", 1.0)
-    assert timeline.spans[-1].duration_s == 0.0
+    timeline.answered("prefill;dur=5000", 1.0, streamed=True)
+    assert timeline.spans[-1].duration_s == 0.0 and timeline.first_token_s == 1.0
 
 
 def test_a_key_is_known_by_its_hash_and_tenants_differ() -> None:
@@ -202,7 +204,11 @@ def test_settings_name_what_is_wrong(tmp_path: Any) -> None:
             parse(GatewaySettings, raw)
     for argv in ([], ["--settings"], ["--settings", str(tmp_path / "none")], ["--x", "y"]):
         with pytest.raises(SettingError):
-            read_settings(argv)
+            read_settings(argv, {})
+    path = tmp_path / "settings.json"
+    path.write_text('{"fleet_file": "f", "model_path": "m"}')
+    assert read_settings(["--settings", str(path)], {}) == GatewaySettings("f", "m")
+    assert read_settings([], {"BATON_GATEWAY_SETTINGS": str(path)}) == GatewaySettings("f", "m")
 
 
 def test_the_secret_is_a_file_or_a_variable_and_never_told(tmp_path: Any) -> None:

@@ -1,0 +1,127 @@
+"""From a job to two legs under way: route, send both at once, go elsewhere when a leg fails before its first byte."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from baton_api.errors import DeadlineExceeded, NoCapacity
+from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
+
+from .attempt import Attempt, Failure, LegRequest
+from .index import PrefixIndex
+from .job import Job, Parts, check_context
+from .legs import Handing, Prompt, decode_body, prefill_body, ticket_for
+from .routing import pick
+from .telemetry import label
+
+log = logging.getLogger("baton.gateway")
+
+
+async def first_answer(parts: Parts, job: Job) -> Attempt:
+    """Tries routes until a decode leg's head is there. Raises what the last one failed with."""
+    parts.retries.earn()
+    route = await find_route(parts, job)
+    job.timeline.lap("route", parts.now())
+    while True:
+        attempt = send(parts, job, route)
+        try:
+            failure = await attempt.failure(parts.settings.first_byte_timeout_s)
+            if failure is None:
+                # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
+                parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
+                return attempt
+            again = repick(parts, job, failure)
+            if again is None:
+                _ = attempt.head  # raises unless the worker's own answer can be passed on
+                return attempt
+        except BaseException as error:
+            if isinstance(error, DeadlineExceeded):
+                parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
+            give_up(parts, attempt)
+            raise
+        give_up(parts, attempt)
+        route = again
+
+
+def give_up(parts: Parts, attempt: Attempt) -> None:
+    parts.attempts.discard(attempt)
+    attempt.abort()
+
+
+async def find_route(parts: Parts, job: Job) -> Route:
+    """Waits for a worker if need be, for at most the queue's time. Raises NoCapacity with the reason."""
+    give_up_s = parts.now() + parts.settings.queue_ttl_s
+    while True:
+        found = decide(parts, job)
+        if isinstance(found, Route):
+            return found
+        if parts.now() >= give_up_s:
+            raise NoCapacity(found.message, code="rejected-no-endpoints", retry_after_s=found.retry_after_s)
+        await parts.changes.wait(give_up_s - parts.now())
+        check_context(parts.registry.routable(), job.asked, job.prompt)
+
+
+def decide(parts: Parts, job: Job) -> Route | Refusal:
+    """One decision of the routing brain on what is known now, counted, and logged with its candidates."""
+    workers = parts.registry.routable()
+    excluded = frozenset(failure.url for failure in job.failures)
+    request = RouteRequest(len(job.prompt), job.asked.model, excluded)
+    found = pick(
+        View(workers, held_blocks(parts.index, workers, job.prompt)), request, parts.now(), parts.settings.policy
+    )
+    name = "baton_gateway_routes_total" if isinstance(found, Route) else "baton_gateway_refusals_total"
+    parts.telemetry.count(name, found.reason)
+    log.debug("request %s: %s", job.id, found)
+    return found
+
+
+def held_blocks(index: PrefixIndex, workers: tuple[WorkerView, ...], prompt: Prompt) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for block_tokens in {worker.info.block_tokens for worker in workers}:
+        urls = [worker.url for worker in workers if worker.info.block_tokens == block_tokens]
+        held.update(index.held(prompt.keys(block_tokens), urls))
+    return held
+
+
+def repick(parts: Parts, job: Job, failure: Failure) -> Route | None:
+    """Another route after a failure before the first byte: once per leg, within the retry budget."""
+    note_failure(parts, failure)
+    tried = any(earlier.leg == failure.leg for earlier in job.failures)
+    job.failures.append(failure)
+    if tried or not parts.retries.spend():
+        return None
+    found = decide(parts, job)
+    if isinstance(found, Refusal):
+        return None
+    parts.telemetry.count("baton_gateway_retries_total", failure.leg, label(failure.reason))
+    log.info("request %s: %s leg on %s failed (%s); sent again", job.id, failure.leg, failure.url, failure.reason)
+    return found
+
+
+def note_failure(parts: Parts, failure: Failure) -> None:
+    if failure.reason == "connect_failed":
+        parts.registry.refused_connection(failure.url)
+    elif failure.reason not in ("status_429", "status_503", "worker_lost"):
+        parts.registry.suspend(failure.url, parts.now() + parts.settings.suspend_s)
+
+
+def send(parts: Parts, job: Job, route: Route) -> Attempt:
+    """Both legs at once, under a transfer id of their own."""
+    left_s = job.deadline_s - parts.now()
+    transfer_id = parts.draw(16).hex()
+    ticket = ticket_for(route, job.prompt, transfer_id, time.time() + left_s, parts.ticket_key)
+    handing = Handing(transfer_id, left_s, parts.settings.policy.on_prefill_failure, ticket)
+    decode = LegRequest(
+        route.decode.url, job.path, decode_body(job.fields, job.prompt, handing), job.headers, len(job.prompt)
+    )
+    prefill = None
+    if route.prefill is not None:
+        url, keys = route.prefill.url, job.prompt.keys(route.prefill.info.block_tokens)
+        held_tokens = parts.index.held(keys, (url,)).get(url, 0) * route.prefill.info.block_tokens
+        body = prefill_body(job.fields, job.prompt, handing)
+        prefill = LegRequest(url, job.path, body, job.headers, len(job.prompt) - held_tokens)
+        parts.index.record(keys, url)
+    attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
+    parts.attempts.add(attempt)
+    return attempt
