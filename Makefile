@@ -31,8 +31,9 @@ check: install  ## ruff, mypy strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: install  ## the whole suite
-	$(BIN)/python -m pytest
+test: install  ## the whole suite, then the branch coverage of the pure modules
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --durations 10
+	$(BIN)/python tools/pure.py coverage
 
 demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo
