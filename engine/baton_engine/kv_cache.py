@@ -13,9 +13,10 @@ import os
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from baton_api.errors import SettingError
 from baton_api.layout import KvLayout
-from torch import Tensor
 
 ARRANGEMENT = "native:layer,kv,head,token,dim"
 SLAB_BLOCKS = 32

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from baton_api.errors import SettingError
 from baton_api.layout import KvLayout
 from baton_api.sampling import SampledToken
-from torch import Tensor
 
 from .attention import PagedAttention
 from .batch import Slice

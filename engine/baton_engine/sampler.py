@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from baton_api.errors import InternalError
 from baton_api.sampling import SampledToken, SamplingParams
-from torch import Tensor
 
 from .batch import Draw
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from baton_api.errors import SettingError
 from safetensors import safe_open
 from torch import Tensor
+
+from baton_api.errors import SettingError
 
 from .checkpoint import TensorFile
 from .config import ModelConfig

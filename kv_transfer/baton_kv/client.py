@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
+
 from baton_api.errors import LayoutMismatch, PeerLost, TransferAborted, TransferDeadline, TransferError
 from baton_api.sampling import SampledToken
 from baton_api.tickets import Ticket

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import grpc
+
 from baton_api.errors import EpochMismatch, LayoutMismatch, PeerLost
 from baton_api.tickets import Ticket
 from baton_wire.pb import control_pb2 as pb

@@ -8,6 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
+
 from baton_api.errors import LayoutMismatch, NoCapacity, TransferError
 from baton_wire.pb import control_pb2 as pb
 from baton_wire.pb import control_pb2_grpc as rpc

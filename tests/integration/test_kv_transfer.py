@@ -10,8 +10,6 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
-from support.kv_flaky import FaultyTransport, flip_one_bit
-from support.kv_pair import FAST, FIRST, LAYOUT, PREFILL, Pair, kv_pair, layout_of
 
 from baton_api.errors import (
     BadRequest,
@@ -26,6 +24,8 @@ from baton_api.errors import (
     TransferDeadline,
     TransferError,
 )
+from support.kv_flaky import FaultyTransport, flip_one_bit
+from support.kv_pair import FAST, FIRST, LAYOUT, PREFILL, Pair, kv_pair, layout_of
 
 needs_ucx = pytest.mark.skipif(
     importlib.util.find_spec("ucxx") is None, reason="ucxx IS NOT INSTALLED: the ucx transports were NOT tested"

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from baton_api.blocks import tenant_salt
 from baton_api.errors import ContextLengthExceeded
 from baton_api.sampling import SamplingParams
 from baton_engine.nouns import Failed, KvBlockRemoved, KvBlockStored, Leg, PrefillDone, Reserved
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.engine_bench import Bench, pull
 from support.toy_runner import ToyRunner, toy_answer
 

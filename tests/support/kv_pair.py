@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
+
 from baton_api.layout import KvLayout
 from baton_api.sampling import SampledToken
 from baton_api.tickets import Ticket, sign_ticket

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from baton_api.errors import BadRequest, ContextLengthExceeded, SettingError
 from baton_api.sampling import SamplingParams
 from baton_api.settings import parse

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from baton_api.blocks import block_keys, tenant_salt
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.nouns import (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from baton_api.metrics import BY_NAME, Metric
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from baton_api.metrics import BY_NAME, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -15,7 +15,6 @@ import asyncio
 from collections.abc import Coroutine
 
 from baton_api.errors import DeadlineExceeded
-
 from baton_wire.http_limits import ClientLimits
 from baton_wire.http_pool import Pool
 from baton_wire.http_relay import RelayHandle, RelaySink

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, NoCapacity, TooLarge
-
 from baton_wire.http_answer import CONTINUE, error_body, error_headers, render_head
 from baton_wire.http_body import ChunkedBody, LengthBody
 from baton_wire.http_exchange import Exchange

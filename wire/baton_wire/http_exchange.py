@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from baton_api.errors import BatonError, InternalError
-
 from baton_wire.http_answer import LAST_CHUNK, declared_length, error_body, error_headers, has_no_body, render_head
 from baton_wire.http_head import RequestHead
 

@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 
 from baton_api.errors import BadRequest, ExpectationFailed, HeadersTooLarge
-
 from baton_wire.http_limits import ServerLimits
 
 # RFC 9112 section 3; `#` is excluded from targets: a fragment is never sent.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 from baton_api.errors import BatonError, NoCapacity, WorkerProtocolError
-
 from baton_wire.http_limits import ClientLimits
 from baton_wire.http_upstream import Upstream
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from baton_api.errors import BatonError
-
 from baton_wire.http_pool import Pool
 from baton_wire.http_upstream import Upstream
 

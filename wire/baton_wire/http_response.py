@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 from baton_api.errors import BatonError, WorkerProtocolError
-
 from baton_wire.http_relay import RelayHandle
 
 

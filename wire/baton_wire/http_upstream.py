@@ -6,8 +6,8 @@ import asyncio
 from typing import Protocol, cast
 
 import httptools
-from baton_api.errors import BatonError, WorkerProtocolError
 
+from baton_api.errors import BatonError, WorkerProtocolError
 from baton_wire.http_limits import ClientLimits
 
 

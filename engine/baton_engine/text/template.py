@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from baton_api.errors import BadRequest, SettingError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from baton_api.errors import BadRequest, SettingError
 
 Message = Mapping[str, Any]
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from baton_api.errors import SettingError
-from baton_api.sampling import SamplingParams
 from tokenizers.decoders import ByteLevel
 from tokenizers.pre_tokenizers import Metaspace
+
+from baton_api.errors import SettingError
+from baton_api.sampling import SamplingParams
 
 from .detokenise import Detokeniser
 from .output import ChoiceOutput

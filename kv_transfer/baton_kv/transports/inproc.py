@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 
 from baton_api.errors import PeerLost
-
 from baton_kv.transport import Expected, Link
 
 _listening: dict[str, InprocTransport] = {}

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 
 from baton_api.errors import PeerLost
-
 from baton_kv.transport import TOKEN_BYTES, Expected, Link
 
 _HEADER = struct.Struct("<QQ")

@@ -18,7 +18,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from baton_api.errors import PeerLost, SettingError
-
 from baton_kv.transport import TOKEN_BYTES, Expected, Link
 
 from . import ucx_env
