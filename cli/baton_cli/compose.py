@@ -27,7 +27,8 @@ MODULES = {Role.PREFILL: "baton_prefill", Role.DECODE: "baton_decode"}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the processes find things: absolute paths. `port` is the gateway's, 0 for a free one."""
+    """Where the processes find things: absolute paths. `port` is the gateway's, 0 for a free one. `cores` are what the
+    workers share when the Model does not say how many threads each takes."""
 
     model_path: str
     fleet_file: str
@@ -35,6 +36,7 @@ class Place:
     api_key_file: str
     host: str = "127.0.0.1"
     port: int = 8000
+    cores: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def _worker(model: Model, place: Place, role: Role, pool: PoolSpec, index: int) 
         "model_name": model.name,
         "host": "127.0.0.1",
         "kv": _kv(spec),
-        "engine": _engine(spec, pool),
+        "engine": _engine(spec, pool, place.cores),
         "drain_s": spec.failure_policy.drain_seconds,
         "request_timeout_s": spec.failure_policy.request_timeout_seconds,
     }
@@ -87,12 +89,13 @@ def _kv(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _engine(spec: ModelSpec, pool: PoolSpec) -> dict[str, Any]:
+def _engine(spec: ModelSpec, pool: PoolSpec, cores: int) -> dict[str, Any]:
     engine = spec.engine
+    fair_share = max(1, cores // (spec.prefill_pool.replicas + spec.decode.replicas))
     return {
         "device": pool.device or engine.device,
         "dtype": engine.dtype,
-        "threads": pool.threads or engine.threads,
+        "threads": pool.threads or engine.threads or fair_share,
         "max_batched_tokens": pool.max_batched_tokens or engine.max_batched_tokens,
         "max_running": pool.max_running or engine.max_running,
         "max_requests": engine.max_requests,

@@ -187,6 +187,7 @@ def _place(model: Model, run_dir: RunDir, host: str, port: int) -> Place:
         api_key_file=str(run_dir.api_key_file),
         host=host,
         port=port,
+        cores=len(os.sched_getaffinity(0)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,3 +159,9 @@ def test_what_is_for_a_cluster_only_is_said_and_does_not_stop_the_start(spec: di
 def test_nothing_is_said_of_defaults_written_out() -> None:
     spec = {"decode": {"replicas": 2, "minReplicas": 2, "maxReplicas": 2}, "rollout": {"maxSurge": 1}}
     assert list(notices(model(**spec).spec)) == []
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 4), (9, 4)])
+def test_workers_share_the_cores_unless_the_model_says_how_many_threads(cores: int, threads: int) -> None:
+    spread = compose(model(), replace(PLACE, cores=cores))
+    assert [process.settings["engine"]["threads"] for process in spread[:2]] == [threads, threads]
