@@ -12,6 +12,7 @@ from baton_wire.http_client import HttpClient
 
 from .client import Message, ask
 from .rundir import RunDir
+from .status import look
 from .up import Deployment, StartFailed, deployed, log_tails
 from .view import View
 
@@ -79,7 +80,7 @@ async def demo(run_dir: RunDir, view: View, model: Model) -> int:
     with run_dir.held():
         try:
             async with deployed(model, run_dir, view, host="127.0.0.1", port=0) as deployment:
-                view.topology(deployment.supervisor.snapshot())
+                view.topology(*await look(run_dir))
                 for scene in SCENES:
                     await _play(scene, deployment, view)
         except BatonError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
 
 from baton_api.errors import BatonError
 
@@ -20,7 +21,7 @@ from . import status as looking
 from .rundir import RunDir, find, root
 from .up import Changes, read_model
 from .up import up as serve
-from .view import View, complain
+from .view import View, complain, plain_console
 
 app = cyclopts.App(name="baton", help="Disaggregated LLM serving: prefill and decode in separate pools.")
 Output = Literal["table", "json"]
@@ -73,7 +74,7 @@ def chat(*, name: Name = None, url: str | None = None, model: str | None = None)
     :param model: the model's name there.
     """
     endpoint = chatting.given_endpoint(url, model) if url else chatting.endpoint_of(name)
-    return chatting.chat(endpoint, Console(highlight=False, soft_wrap=True))
+    return chatting.chat(endpoint, plain_console())
 
 
 @app.command
@@ -86,19 +87,22 @@ def status(*, name: Name = None, output: Output = "table") -> int:
     if output == "json":
         print(json.dumps(looking.as_data(running, rows), indent=2))
     else:
-        Console(highlight=False, soft_wrap=True).print(looking.as_table(running, rows))
+        plain_console().print(looking.as_table(running, rows))
     return 0
 
 
-def main() -> None:
+def main(tokens: Sequence[str] | None = None) -> None:
     """Exit code 2 for what the user can mend, which is named on stderr."""
     try:
-        sys.exit(app(result_action="return_value"))
+        sys.exit(app(sys.argv[1:] if tokens is None else tokens, result_action="return_value"))
     except BatonError as error:
         complain(error.message)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `baton status | head`: nobody reads on; Python would complain again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 if __name__ == "__main__":

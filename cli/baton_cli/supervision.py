@@ -39,7 +39,7 @@ class Policy:
     start_timeout_s: float = 600.0
     front_grace_s: float = 65.0
     worker_grace_s: float = 65.0
-    max_first_failures: int = 3
+    max_first_failures: int = 2
 
     def delay_s(self, failures: int, draw: float) -> float:
         """Before the restart after so many failures in a row (1 or more); `draw` is uniform in [0, 1)."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from .client import Answered
 from .compose import Process
 from .rundir import Running
+from .status import Row
 from .supervision import Phase, State
 from .supervisor import Progress
 
@@ -22,10 +23,11 @@ class View:
     """Shows one deployment."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or plain_console()
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._phases: dict[str, tuple[Phase, int]] = {}
+        self._stopping = False
 
     def notice(self, text: str) -> None:
         self.console.print(f"[yellow]note[/]: {escape(text)}")
@@ -46,13 +48,17 @@ class View:
             self._bars.update(self._tasks[progress.name], completed=progress.done, total=total, what=progress.what)
 
     def on_change(self, state: State) -> None:
+        if state.stopping and not self._stopping:
+            self._stopping = True
+            self.console.print("stopping: the gateway finishes its requests, then the workers end")
         for child in state.children:
             before, now = self._phases.get(child.name), (child.phase, child.restarts)
             self._phases[child.name] = now
             if before == now:
                 continue
             if self._bars is not None:
-                self._bars.update(self._tasks[child.name], what=child.phase.value)
+                full = 1 if child.phase is Phase.READY else None
+                self._bars.update(self._tasks[child.name], what=child.phase.value, completed=full, total=full)
             if child.phase is Phase.WAITING and child.restarts:
                 self.console.print(f"[red]{child.name}[/] ended and is started again (restart {child.restarts})")
             elif self._bars is None and child.phase in (Phase.STARTING, Phase.READY):
@@ -74,14 +80,13 @@ class View:
         )
         self.console.print("baton chat | baton status | Ctrl-C stops, twice at once")
 
-    def topology(self, running: Running) -> None:
+    def topology(self, running: Running, rows: Iterable[Row]) -> None:
         """Who talks to whom."""
-        at = {role: [w for w in running.workers if w.role == role] for role in ("gateway", "prefill", "decode")}
-        self.console.print("\n[bold]topology[/]   client -> gateway -> prefill + decode;  KV: prefill -> decode")
-        for role, workers in at.items():
-            for worker in workers:
-                epoch = f"epoch {worker.epoch}" if worker.epoch else ""
-                self.console.print(f"  {role:8} {worker.name:10} {worker.url}  pid {worker.pid}  {epoch}".rstrip())
+        self.console.print("\n[bold]topology[/]   client -> gateway -> prefill and decode;  KV: prefill -> decode")
+        self.console.print(f"  gateway    {running.url}  model {escape(running.model)}")
+        for info, url in ((row.info, row.state.url) for row in rows if row.info is not None):
+            kv = f"{info.load.total_blocks} KV blocks of {info.block_tokens} tokens over {info.kv_transport}"
+            self.console.print(f"  {info.worker_id:10} {url}  epoch {info.epoch}  {kv}")
 
     def question(self, question: str, about: str) -> None:
         self.console.print(f"\n[dim]--- {escape(about)}[/]\n[bold cyan]you[/]   {escape(question)}")
@@ -108,19 +113,22 @@ class View:
         table.add_column("")
         for span in answered.spans:
             table.add_row(escape(span.name), f"{span.duration_s * 1e3:.3f}", escape(span.desc))
+        inside_s = sum(span.duration_s for span in answered.spans)
         table.add_section()
-        total_ms = sum(span.duration_s for span in answered.spans) * 1e3
-        seen = (
-            "no text came"
-            if answered.ttft_s is None
-            else f"this client saw its first text after {answered.ttft_s * 1e3:.3f} ms"
-        )
-        table.add_row("[bold]sum[/]", f"[bold]{total_ms:.3f}[/]", seen)
+        table.add_row("server", f"{inside_s * 1e3:.3f}", "the sum of these")
+        if answered.ttft_s is not None:
+            table.add_row("client", f"{(answered.ttft_s - inside_s) * 1e3:.3f}", "connection, way there and back")
+            table.add_row("[bold]TTFT[/]", f"[bold]{answered.ttft_s * 1e3:.3f}[/]", "as this client measured it")
         self.console.print(table)
         self.console.print(
-            f"{answered.prompt_tokens} prompt tokens, {answered.cached_tokens} from the prefix cache, "
-            f"{answered.completion_tokens} answered in {answered.total_s:.2f} s"
+            f"{answered.prompt_tokens} prompt tokens, {answered.cached_tokens} from the prefix cache; "
+            f"{answered.completion_tokens} tokens answered, {answered.total_s:.2f} s in all"
         )
+
+
+def plain_console() -> Console:
+    """Colours and the terminal's width on a terminal; elsewhere plain text that is never cut."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def complain(message: str) -> None:

@@ -136,8 +136,13 @@ def _row_order(piece: Slice) -> tuple[bool, int]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError("device", name, "is no device", "use cpu, cuda or cuda:<index>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError("device", name, "is not supported", "use cpu, cuda or cuda:<index>")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingError("device", name, "is not there", "use cpu, or check the driver and torch's CUDA build")
     return device
 

@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from baton_api.errors import InternalError
 from baton_api.sampling import SampledToken, SamplingParams
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from .batch import Draw
 
+CACHED_ELEMENTS = 1 << 16
+"""On a CPU, so many logits are sampled at a time: their temporaries stay in its cache (twice as fast as 2^20)."""
 FIRST_CANDIDATES = 512
 """How many of the likeliest tokens are sorted at first; all of them only when these do not hold top_p or min_p."""
 
@@ -61,12 +64,28 @@ def kept_tokens(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     vocab = logits.shape[1]
     totals = _weights(logits, logits.amax(1, keepdim=True)).sum(1, dtype=torch.float64)
     width = min(vocab, max(FIRST_CANDIDATES, *(_top_k(draw.params, 0) for draw in draws)))
-    ranked = logits.topk(width, dim=1).values
+    ranked = _largest(logits, width)
     counts = _kept_counts(ranked, totals, draws, vocab)
     if width < vocab and bool((counts > width).any()):
-        ranked = logits.sort(dim=1, descending=True).values
+        ranked = _largest(logits, vocab)
         counts = _kept_counts(ranked, totals, draws, vocab)
     last = ranked.gather(1, counts[:, None] - 1)
+    kept = logits >= last
+    return kept if bool((kept.sum(1) == counts).all()) else _without_late_ties(logits, last, counts)
+
+
+def _largest(logits: Tensor, width: int) -> Tensor:
+    """[rows, width]: the largest logits of each row, falling. On a CPU numpy is 7 to 16 times faster than torch."""
+    if logits.device.type != "cpu":
+        return logits.topk(width, dim=1).values
+    first = logits.shape[1] - width
+    rows = logits.numpy()
+    some = np.partition(rows, first, axis=1)[:, first:] if first else rows
+    return torch.from_numpy(np.sort(some, axis=1)[:, ::-1].copy())
+
+
+def _without_late_ties(logits: Tensor, last: Tensor, counts: Tensor) -> Tensor:
+    """The `counts` largest of each row, where more than that are at least `last`: of its equals, the lowest ids."""
     above, equal = logits > last, logits == last
     places = counts[:, None] - above.sum(1, keepdim=True)
     return above | (equal & (equal.cumsum(1) <= places))
@@ -131,8 +150,10 @@ def _ids(row: Tensor, token_ids: object) -> Tensor:
 def _choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     chosen: list[int] = _best(logits).tolist()
     random = [i for i, draw in enumerate(draws) if not draw.params.greedy]
-    if random:
-        for i, token_id in zip(random, _sample(logits[random], [draws[i] for i in random]), strict=True):
+    step = max(1, CACHED_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(draws)
+    for begin in range(0, len(random), step):
+        some = random[begin : begin + step]
+        for i, token_id in zip(some, _sample(logits[some], [draws[i] for i in some]), strict=True):
             chosen[i] = token_id
     return chosen
 

@@ -63,7 +63,7 @@ class KvClient:
         self, wire_ticket: str, ticket: Ticket, block_ids: Sequence[int], held_blocks: int, deadline_s: float
     ) -> Pulled:
         """Moves the ordinals from `held_blocks` on into `block_ids`, which `ticket` (verified, the content of
-        `wire_ticket`) permits. It may take `deadline_s` seconds from now and never more than settings.transfer_timeout_s.
+        `wire_ticket`) permits, within `deadline_s` seconds from now and within settings.transfer_timeout_s.
 
         Raises a TransferError; ValueError when the destination does not fit the ticket's prompt. On return, on a raise
         and on cancellation no byte can land in `block_ids` any more.

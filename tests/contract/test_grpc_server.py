@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+
 from baton_wire.grpc_health import SERVICE, ServingStatus, decode_status, encode_service
 from baton_wire.grpc_server import GrpcLimits, start_grpc
 from support.wire import on_both_loops_with_grpc

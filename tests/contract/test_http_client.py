@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+
 from baton_api.errors import BatonError, DeadlineExceeded, NoCapacity, WorkerProtocolError
 from baton_wire.http_client import ClientLimits, HttpClient, RelayHandle
 from baton_wire.http_server import Exchange, Handler, serve
@@ -342,6 +344,35 @@ async def test_the_waiting_are_served_when_a_connection_breaks() -> None:
         with pytest.raises(WorkerProtocolError):
             await first
         assert (await second).body == b"hi"
+
+
+@on_both_loops
+async def test_no_more_connections_stay_idle_than_allowed() -> None:
+    async with our_server(echo, ClientLimits(max_idle_per_peer=2)) as (url, client):
+        await asyncio.gather(*(client.request("GET", url, timeout_s=5) for _ in range(5)))
+        await until(lambda: client.connections == 2)
+
+
+@on_both_loops
+async def test_a_peer_that_does_not_take_connections_is_given_up_on() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for filler in (first, second):  # beyond the backlog the kernel drops the handshake
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        client = HttpClient(ClientLimits(connect_timeout_s=0.1))
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        started_at = loop.time()
+        with pytest.raises(WorkerProtocolError, match=r"no connection in 0\.1 s") as failure:
+            await client.request("GET", url, timeout_s=5)
+        assert failure.value.code == "connect_failed" and loop.time() - started_at < 2
+        pending = Recorder()
+        client.relay("GET", url, sink=pending)
+        await asyncio.sleep(0)
+        await client.close()
+        assert pending.error is not None and pending.error.code == "connection_lost"
 
 
 @on_both_loops

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+
 from baton_wire.http_server import ClientGone, Exchange, Handler, HttpServer, ServerLimits, serve
 from support.wire import echo, on_both_loops, until
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 import pytest
+
 from baton_api.errors import DeadlineExceeded, NoCapacity
 from baton_wire.http_server import ClientGone, Exchange, ServerLimits
 from support.wire import Line, echo
@@ -254,6 +255,28 @@ async def test_a_handler_that_forgets_to_answer_gets_a_500(caplog: pytest.LogCap
     assert line.statuses == [500] and "without an answer" in caplog.text
 
 
+async def test_an_answer_without_content_has_no_length_and_keeps_the_connection() -> None:
+    line = Line(lambda exchange: exchange.respond(204, b"ignored", [("x-a", "1")]))
+    line.feed(GET)
+    assert line.answer == b"HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n" and not line.ended
+
+
+async def test_after_the_client_is_gone_nothing_is_sent_and_nothing_raises() -> None:
+    seen: list[Exchange] = []
+    for method in ("respond", "start"):
+        line = Line(seen.append)
+        line.feed(GET)
+        line.connection.connection_lost(None)
+        if method == "respond":
+            seen[-1].respond(200, b"late")
+        else:
+            seen[-1].start(200, ())
+        seen[-1].write(b"late")
+        seen[-1].end()
+        seen[-1].abort()
+        assert line.answer == b"" and seen[-1].gone and line.server.connections == 0
+
+
 async def test_a_second_answer_is_an_error_of_the_caller() -> None:
     seen: list[Exchange] = []
     line = Line(seen.append)
@@ -415,6 +438,23 @@ async def test_a_lingering_client_may_not_send_for_ever() -> None:
     assert not line.transport.closed
     line.feed(b"a")
     assert line.transport.aborted
+
+
+async def test_unfinished_bodies_share_one_budget_that_returns_to_zero() -> None:
+    first = Line(echo, ServerLimits(max_unfinished_bodies_bytes=100))
+    second, third = Line(echo, server=first.server), Line(echo, server=first.server)
+    bodies = first.server.bodies
+    first.feed(POST + b"content-length: 80\r\n\r\n", b"a" * 60)
+    second.feed(POST + b"transfer-encoding: chunked\r\n\r\n", b"1e\r\n")
+    assert bodies.held_bytes == 90
+    third.feed(POST + b"content-length: 20\r\n\r\n", b"a" * 11)
+    assert third.statuses == [503] and third.ended and bodies.held_bytes == 90
+    first.feed(b"a" * 10)
+    assert bodies.held_bytes == 100
+    second.connection.connection_lost(None)
+    assert bodies.held_bytes == 70
+    first.feed(b"a" * 10)
+    assert first.statuses == [200] and bodies.held_bytes == 0
 
 
 async def test_one_connection_too_many_is_told_so() -> None:

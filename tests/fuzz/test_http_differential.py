@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import h11
 import pytest
-from baton_wire.http_server import Exchange
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from baton_wire.http_server import Exchange
 from support.wire import Line
 
 
@@ -89,8 +90,8 @@ def _comparable(headers: object) -> dict[str, str]:
 GOOD = b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
-# Sources: RFC 9112 section 11.2; Kettle, "HTTP Desync Attacks" (2019) and "HTTP/1.1 must die" (2025); the advisories of llhttp and
-# h11.
+# Sources: RFC 9112 section 11.2; Kettle, "HTTP Desync Attacks" (2019) and "HTTP/1.1 must die" (2025); the
+# advisories of llhttp and h11.
 SMUGGLING = [
     POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
     POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n",
@@ -261,7 +262,7 @@ def streams(draw: st.DrawFn) -> bytes:
     return raw
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(raw=streams(), cuts=st.lists(st.integers(0, 400), max_size=4))
 @example(raw=b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", cuts=[])
 @example(raw=POST + b"content-length: 03\r\n\r\nabc" + GOOD, cuts=[])

@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from baton_api.errors import BadRequest
 from baton_api.json_body import json_object
 from baton_api.openai import parse_chat, parse_completion
 from baton_api.openai_fields import CHAT_USED, COMPLETION_USED, INTERNAL
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SCALARS = (
     st.none()

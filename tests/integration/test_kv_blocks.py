@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from baton_api.errors import InternalError
 from baton_engine.batch import Draw, Slice
 from baton_engine.checkpoint import read_config, read_tensor_files

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from baton_engine.batch import Draw, Slice
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
 from support.stepping import GREEDY, Blocks, Running, generate, step
 from support.tiny_models import LLAMA3_ROPE, TinyModel, greedy, make_model, oracle
-from torch import Tensor
 
 SHAPES = {
     "llama, 2 queries per KV head": TinyModel(),

@@ -10,10 +10,10 @@ import statistics
 from pathlib import Path
 
 import pytest
-from support.pair import Pair
-from support.tiny_models import TinyModel, make_model
 
 from baton_api.timing import from_server_timing
+from support.pair import Pair
+from support.tiny_models import TinyModel, make_model
 
 # Wide enough that a chunk takes a while to compute.
 SHAPE = TinyModel("llama", layers=4, hidden=256, heads=8, kv_heads=4, intermediate=768, max_position=4096)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from baton_api.blocks import tenant_salt
 from baton_api.errors import ContextLengthExceeded
 from baton_api.sampling import SamplingParams
-from baton_engine.nouns import Failed, Leg, PrefillDone, Reserved
+from baton_engine.nouns import Failed, KvBlockRemoved, KvBlockStored, Leg, PrefillDone, Reserved
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.engine_bench import Bench, pull
 from support.toy_runner import ToyRunner, toy_answer
 
-POISON = 49
+POISON = 50
 EOS = frozenset({0, 1, 2})
 SALTS = [tenant_salt(b"secret", tenant) for tenant in ("a", "b")]
 STEMS = [[5] * 13, [5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 1, 2]]
@@ -59,7 +59,7 @@ class Engines(RuleBasedStateMachine):
     )
     def start(self, prefill_blocks: int, decode_blocks: int, budget: int, running: int) -> None:
         def bench(blocks: int) -> Bench:
-            runner = ToyRunner(num_blocks=blocks, max_model_len=40, eos=EOS, poison=POISON)
+            runner = ToyRunner(num_blocks=blocks, max_model_len=40, vocab_size=51, eos=EOS, poison=POISON)
             return Bench(runner, max_batched_tokens=max(budget, running), max_running=running)
 
         self.prefill, self.decode = bench(prefill_blocks), bench(decode_blocks)
@@ -87,8 +87,7 @@ class Engines(RuleBasedStateMachine):
         legs = [(self.decode, Leg.DECODE), (self.prefill, Leg.PREFILL)]
         self._submit(prompt, sampling, tenant, legs)
 
-    @rule(position=st.integers(0, 8))
-    def submit_poison(self, position: int) -> None:
+    def _submit_poison(self, position: int) -> None:
         sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=2)
         self._submit([5] * position + [POISON], sampling, 0, [(self.decode, Leg.AGGREGATED)])
 
@@ -122,11 +121,13 @@ class Engines(RuleBasedStateMachine):
         self._land()
 
     @precondition(lambda self: self.asked)
-    @rule(data=st.data(), what=st.sampled_from(["abort", "recompute", "stop"]))
+    @rule(data=st.data(), what=st.sampled_from(["abort", "recompute", "stop", "stop", "poison"]))
     def interfere(self, data: st.DataObject, what: str) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.asked)))
         asked = self.asked[request_id]
-        if what == "abort":
+        if what == "poison":
+            self._submit_poison(data.draw(st.integers(0, 8)))
+        elif what == "abort":
             asked.may_end_early = True
             for bench in asked.legs:
                 bench.scheduler.abort(request_id)
@@ -188,17 +189,14 @@ def replayed(bench: Bench) -> set[bytes]:
     """The prefix cache as a listener to its events knows it."""
     keys: set[bytes] = set()
     for event in bench.kv_events:
-        match event:
-            case _ if hasattr(event, "parent"):
-                assert not keys & set(event.keys)
-                keys |= set(event.keys)
-            case _ if hasattr(event, "keys"):
-                assert set(event.keys) <= keys
-                keys -= set(event.keys)
-            case _:
-                keys.clear()
+        if isinstance(event, KvBlockStored):
+            assert not keys & set(event.keys)
+            keys |= set(event.keys)
+        else:
+            assert isinstance(event, KvBlockRemoved) and set(event.keys) <= keys
+            keys -= set(event.keys)
     return keys
 
 
-Engines.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Engines.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestEngines = Engines.TestCase

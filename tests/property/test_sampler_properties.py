@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from baton_api.sampling import SamplingParams
 from baton_engine.batch import Draw
 from baton_engine.sampler import draw_tokens, kept_tokens
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import reference_sampling as reference
 
 VOCAB = 40
@@ -46,7 +47,7 @@ DRAWS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(ROWS, FILTERS), min_size=1, max_size=4))
 def test_the_kept_tokens_are_those_of_the_plain_way(cases: list[tuple[list[float], SamplingParams]]) -> None:
     """Where the nucleus ends within rounding of top_p, one token more or less is right too."""
@@ -59,7 +60,7 @@ def test_the_kept_tokens_are_those_of_the_plain_way(cases: list[tuple[list[float
         assert found in near
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(ROWS, DRAWS), min_size=2, max_size=6))
 def test_a_draw_in_a_batch_is_the_draw_alone(cases: list[tuple[list[float], Draw]]) -> None:
     rows = torch.tensor([row for row, _ in cases])

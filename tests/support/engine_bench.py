@@ -15,13 +15,13 @@ from baton_engine.nouns import (
     Failed,
     Finished,
     GenerateRequest,
+    KvEvent,
     Leg,
     PrefillDone,
     Reserved,
     Sampled,
 )
 from baton_engine.scheduler import Scheduler
-
 from support.toy_runner import ToyRunner
 
 SALT = tenant_salt(b"secret", "tenant")
@@ -44,7 +44,7 @@ class Bench:
         self.scheduler = Scheduler(self.pool, block_tokens, self.limits, max_batched_tokens)
         self.max_batched_tokens = max_batched_tokens
         self.events: dict[str, list[EngineEvent]] = defaultdict(list)
-        self.kv_events: list[object] = []
+        self.kv_events: list[KvEvent] = []
         self.now_s = 0.0
 
     def submit(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
-
 from baton_api.layout import KvLayout
 from baton_api.sampling import SampledToken
 from baton_api.tickets import Ticket, sign_ticket
@@ -122,9 +121,10 @@ class Pair:
         )
         return replace(ticket, **change)
 
-    def open(self, transfer_id: str = "t1", num_tokens: int = 100, deadline_s: float = 10.0, **change: Any) -> SendLease:
+    def open(
+        self, transfer_id: str = "t1", num_tokens: int = 100, deadline_s: float = 10.0, digest: str = "ab" * 16
+    ) -> SendLease:
         ends = self.ends.setdefault(transfer_id, [])
-        digest = change.get("prompt_digest", "ab" * 16)
         return self.server.open(transfer_id, digest, num_tokens, deadline_s, ends.append)
 
     async def pull(

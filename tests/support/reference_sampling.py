@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from baton_api.sampling import SamplingParams
 from numpy.typing import NDArray
+
+from baton_api.sampling import SamplingParams
 
 Row = NDArray[np.float64]
 

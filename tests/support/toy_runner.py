@@ -38,7 +38,8 @@ class ToyStore:
 
 
 class ToyRunner:
-    """`poison`: a token id that makes run() spoil its slice's KV and raise. `steps`: (tokens, draws) of every run."""
+    """`poison`: a token id that makes run() spoil its slice's KV and raise; it is never
+    drawn. `steps`: (tokens, draws) of every run."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class ToyRunner:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos
         self.poison = poison
+        self._drawable = vocab_size if poison is None else poison
         self.steps: list[tuple[int, int]] = []
 
     def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
@@ -83,7 +85,7 @@ class ToyRunner:
         end = part.start + len(part.token_ids)
         assert end == len(draw.prompt) + len(draw.output), "a draw stands at the end of the tokens so far"
         context = b"".join(bytes(self._token(part.block_ids, position)) for position in range(end))
-        return SampledToken(toy_token(context, draw.params, draw.choice, len(draw.output), self.vocab_size))
+        return SampledToken(toy_token(context, draw.params, draw.choice, len(draw.output), self._drawable))
 
     def _token(self, block_ids: Sequence[int], position: int) -> memoryview:
         block, offset = divmod(position, self.layout.block_tokens)

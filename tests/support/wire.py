@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
+
 from baton_wire.http_connection import Connection
 from baton_wire.http_server import Exchange, Handler, HttpServer, ServerLimits
 

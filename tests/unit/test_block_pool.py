@@ -1,6 +1,7 @@
 """The block pool: references, prefix cache, eviction, events."""
 
 import pytest
+
 from baton_api.blocks import ROOT, block_keys
 from baton_engine.block_pool import BlockPool
 from baton_engine.nouns import KvBlockRemoved, KvBlockStored, KvCleared

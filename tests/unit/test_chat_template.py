@@ -4,14 +4,19 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from baton_api.errors import BadRequest, SettingError
-from baton_engine.text.template import ChatTemplate
 from transformers.utils.chat_template_utils import render_jinja_template
 
-USER = {"role": "user", "content": "Grüße <b>&</b>"}
-CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"x": [1, "ü"]}}]}
-THOUGHT = {"role": "assistant", "content": "4", "reasoning": "2 + 2"}
-TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+from baton_api.errors import BadRequest, SettingError
+from baton_engine.text.template import ChatTemplate
+
+USER: dict[str, Any] = {"role": "user", "content": "Grüße <b>&</b>"}
+CALL: dict[str, Any] = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"name": "f", "arguments": {"x": [1, "ü"]}}],
+}
+THOUGHT: dict[str, Any] = {"role": "assistant", "content": "4", "reasoning": "2 + 2"}
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 SOURCES = [
     "{% for m in messages %}\n  {% if m.content %}\n{{ m.content | trim }}\n  {% endif %}\n{% endfor %}\n",
@@ -29,9 +34,9 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("tools", [None, TOOLS])
-def test_a_template_renders_as_in_transformers(source: str, tools: list[dict[str, Any]] | None) -> None:
+def test_a_template_renders_as_in_transformers(source: str, tools: list[Any] | None) -> None:
     messages = [USER, CALL, THOUGHT]
-    [expected], _ = render_jinja_template(
+    rendered = render_jinja_template(
         conversations=[[{key: value for key, value in m.items() if value is not None} for m in messages]],
         tools=tools,
         chat_template=source,
@@ -40,7 +45,7 @@ def test_a_template_renders_as_in_transformers(source: str, tools: list[dict[str
         enable_thinking=False,
     )
     template = ChatTemplate({"default": source}, {"bos_token": "<s>"})
-    assert template.render(messages, tools=tools, variables={"enable_thinking": False}) == expected
+    assert template.render(messages, tools=tools, variables={"enable_thinking": False}) == rendered[0][0]
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,9 @@ def test_the_final_message_can_be_continued(content: Any, form: str) -> None:
         "<{{ m.role }}>{{ " + form + " }}<end>{% endfor %}"
     )
     messages = [USER, {"role": "assistant", "content": content}]
-    [expected], _ = render_jinja_template([messages], chat_template=source, continue_final_message=True)
+    rendered = render_jinja_template([messages], chat_template=source, continue_final_message=True)
     template = ChatTemplate({"default": source}, {})
-    assert template.render(messages, add_generation_prompt=False, continue_final_message=True) == expected
+    assert template.render(messages, add_generation_prompt=False, continue_final_message=True) == rendered[0][0]
 
 
 def test_the_date_is_the_one_given() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from baton_api.errors import SettingError
 from baton_engine.config import RopeConfig, parse_config
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from baton_engine.attention import GROUP_WASTE, group_rows
 from hypothesis import given
 from hypothesis import strategies as st
+
+from baton_engine.attention import GROUP_WASTE, group_rows
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+
 from baton_api.errors import BadRequest, ContextLengthExceeded, NoCapacity, Overloaded
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.batch import Slice
@@ -150,12 +151,12 @@ async def test_a_decode_leg_without_its_prefill_recomputes() -> None:
 
 
 async def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on() -> None:
-    async with engine_over(ToyRunner(poison=33)) as engine:
+    async with engine_over(ToyRunner(poison=50, vocab_size=51)) as engine:
         victim, later = Heard(), Heard()
-        engine.submit(GenerateRequest("v", [1, 2, 33], GREEDY, SALT), victim)
+        engine.submit(GenerateRequest("v", [1, 2, 50], GREEDY, SALT), victim)
         failed = await victim.end()
         assert isinstance(failed, Failed) and failed.error.reason == "internal"
-        assert "token 33 broke the step" in failed.error.message
+        assert "token 50 broke the step" in failed.error.message
         engine.submit(request("l"), later)
         await later.end()
         assert later.tokens == toy_answer(PROMPT, GREEDY)[0]

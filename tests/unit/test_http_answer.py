@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from baton_api.errors import DeadlineExceeded, NoCapacity, SettingError
 from baton_wire.http_answer import declared_length, error_body, error_headers, render_head
 from baton_wire.http_limits import ClientLimits, ServerLimits

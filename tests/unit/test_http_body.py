@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton_api.errors import BadRequest, TooLarge
 from baton_wire.http_body import ChunkedBody, LengthBody
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from baton_api.errors import BadRequest, BatonError, ExpectationFailed, HeadersTooLarge
 from baton_wire.http_head import check_partial_head, parse_request_head
 from baton_wire.http_limits import ServerLimits

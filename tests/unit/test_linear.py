@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from baton_engine.linear import CopyBudget, Linear, empty_weight
 
 CPU = torch.device("cpu")

@@ -1,5 +1,8 @@
 """The response objects have OpenAI's shape: the openai package's own models read them."""
 
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 from baton_api.openai_out import (
     AnswerMeta,
     FinalChoice,
@@ -12,8 +15,6 @@ from baton_api.openai_out import (
     usage,
     usage_chunk,
 )
-from openai.types import Completion
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 META = AnswerMeta("chatcmpl-1", 1700000000, "m")
 SPLIT = TokenLogprob("\ufffd", b"\xf0\x9f", -0.5, (TokenLogprob("a", b"a", -0.25), TokenLogprob("b", b"b", -2.0)))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from baton_api.errors import BadRequest
 from baton_api.json_body import json_object
 from baton_api.openai import Message, parse_chat, parse_completion

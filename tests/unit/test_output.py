@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from baton_api.sampling import FinishReason, SampledToken, SamplingParams
 from baton_engine.text.detokenise import MAX_HELD_TOKENS, Detokeniser
 from baton_engine.text.output import ChoiceOutput, Delta
 from baton_engine.text.tokenizer import Tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.tokenizer_dirs import SENTENCES, byte_level, sentencepiece
-from transformers import AutoTokenizer
 
 EOS = 0
 PARAMS = SamplingParams(seed=0)
@@ -30,10 +32,10 @@ def letters(ids: object) -> str:
 
 
 def run(
-    chunks: list[str], finish: FinishReason | None = None, prompt: str = "", **changes: object
+    chunks: list[str], finish: FinishReason | None = None, prompt: str = "", **changes: Any
 ) -> tuple[list[str], Delta]:
     """Texts of the deltas, and the last delta, for chunks of one-letter tokens ("\\0" is the end token)."""
-    params = replace(PARAMS, **changes)  # type: ignore[arg-type]
+    params = replace(PARAMS, **changes)
     output = ChoiceOutput(params, Detokeniser(letters, [*map(ord, prompt)]), lambda i: chr(i).encode(), frozenset({0}))
     deltas = []
     for index, chunk in enumerate(chunks, 1):
@@ -142,7 +144,7 @@ def test_tokens_that_never_make_a_character_are_not_held_for_ever(tmp_path: Path
 def test_a_choice_ends_where_it_should(
     chunks: list[str],
     finish: FinishReason | None,
-    changes: dict[str, object],
+    changes: dict[str, Any],
     texts: list[str],
     end: FinishReason | None,
     stop: str | int | None,

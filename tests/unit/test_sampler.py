@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from baton_api.errors import InternalError
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.batch import Draw

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from baton_api.errors import WorkerProtocolError
-from baton_wire.sse import DONE, SseParser, format_event
 from hypothesis import given
 from hypothesis import strategies as st
+
+from baton_api.errors import WorkerProtocolError
+from baton_wire.sse import DONE, SseParser, format_event
 
 STREAMS = [
     (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.tiny_models import CORPUS, TinyModel, make_model
 from tokenizers import Tokenizer
+
+from support.tiny_models import CORPUS, TinyModel, make_model
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+
 from baton_api.errors import SettingError
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 from support.tokenizer_dirs import SENTENCES, TEMPLATE, byte_level, sentencepiece
-from transformers import AutoTokenizer
 
 TEXTS = [*SENTENCES, "", " ", "  two spaces", "a<|im_end|>b <tool> c", "<s>x</s> y", "\n\tz", "𝔘𝔫𝔦 ☃️"]
 CONFIGS: list[dict[str, Any]] = [

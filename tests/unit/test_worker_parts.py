@@ -3,14 +3,15 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from baton_api.errors import InternalError
 from baton_api.metrics import ALL
 from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent
 from baton_worker.event_stream import EventStream
 from baton_worker.kv_journal import KvJournal
 from baton_worker.telemetry import Telemetry
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 async def test_events_come_out_in_order_and_a_failure_is_raised() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from baton_api.errors import BadRequest, TooLarge
+from baton_api.errors import BadRequest, NoCapacity, TooLarge
 
 _MAX_LINE_BYTES = 256
 _MAX_TRAILER_BYTES = 8 * 1024
@@ -20,25 +20,44 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\t\x20-\x7e]*+)?\r\n")
 _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 
 
+class BodyBudget:
+    """The bytes that all unfinished bodies of a server may hold together."""
+
+    __slots__ = ("_limit_bytes", "held_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Raises NoCapacity, and takes nothing, when the budget is spent."""
+        if self.held_bytes + size_bytes > self._limit_bytes:
+            raise NoCapacity("too many request bodies at once", code="bodies_full", retry_after_s=1.0)
+        self.held_bytes += size_bytes
+
+    def give(self, size_bytes: int) -> None:
+        self.held_bytes -= size_bytes
+
+
 class LengthBody:
     """A body of `length_bytes` bytes."""
 
-    __slots__ = ("_length_bytes", "_parts", "done", "received_bytes", "rest")
+    __slots__ = ("_data", "_length_bytes", "done", "received_bytes", "rest")
 
     def __init__(self, length_bytes: int) -> None:
         self._length_bytes = length_bytes
-        self._parts: list[bytes] = []
+        self._data = bytearray()  # not a list of pieces: one-byte segments would weigh forty times their size
         self.received_bytes = 0
         self.done = False
         self.rest = b""
 
     def body(self) -> bytes:
-        return b"".join(self._parts)
+        return bytes(self._data)
 
     def feed(self, data: bytes) -> None:
         missing = self._length_bytes - self.received_bytes
         taken = data[:missing]
-        self._parts.append(taken)
+        self._data += taken
         self.received_bytes += len(taken)
         if len(data) >= missing:
             self.done = True
@@ -51,9 +70,9 @@ class ChunkedBody:
     __slots__ = (
         "_buffer",
         "_chunks",
+        "_data",
         "_max_body_bytes",
         "_missing",
-        "_parts",
         "_trailers",
         "done",
         "received_bytes",
@@ -63,7 +82,7 @@ class ChunkedBody:
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
         self._buffer = b""
-        self._parts: list[bytes] = []
+        self._data = bytearray()
         self._missing = 0  # bytes of the current chunk with its CRLF still to come
         self._chunks = 0
         self._trailers = False
@@ -72,7 +91,7 @@ class ChunkedBody:
         self.rest = b""
 
     def body(self) -> bytes:
-        return b"".join(self._parts)
+        return bytes(self._data)
 
     def feed(self, data: bytes) -> None:
         """Raises BadRequest when malformed, TooLarge when the body passes its limit."""
@@ -123,7 +142,7 @@ class ChunkedBody:
         if self._missing > 2:
             taken = min(available, self._missing - 2)
             if taken:
-                self._parts.append(data[position : position + taken])
+                self._data += data[position : position + taken]
                 self._missing -= taken
             return position + taken
         if available < 2:
@@ -134,10 +153,14 @@ class ChunkedBody:
         return position + 2
 
     def _take_trailers(self, data: bytes, position: int) -> int:
-        section = _TRAILERS.match(data, position)
-        if section is not None:
+        if data.startswith(b"\r\n", position):
             self.done = True
-            return section.end()
-        if len(data) - position > _MAX_TRAILER_BYTES or b"\r\n\r\n" in data[position:]:
+            return position + 2
+        blank_line = data.find(b"\r\n\r\n", position)
+        end = blank_line + 4 if blank_line >= 0 else len(data)
+        if blank_line < 0 and end - position <= _MAX_TRAILER_BYTES:
+            return position  # judged when complete: a dribbled section must not be read over and over
+        if end - position > _MAX_TRAILER_BYTES or _TRAILERS.fullmatch(data, position, end) is None:
             raise BadRequest("malformed trailer section", code="bad_trailer")
-        return position
+        self.done = True
+        return end

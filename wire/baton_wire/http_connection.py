@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
-from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, InternalError, NoCapacity, TooLarge
+from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, NoCapacity, TooLarge
 
 from baton_wire.http_answer import CONTINUE, error_body, error_headers, render_head
 from baton_wire.http_body import ChunkedBody, LengthBody
-from baton_wire.http_exchange import ClientGone, Exchange
+from baton_wire.http_exchange import Exchange
 from baton_wire.http_head import RequestHead, check_partial_head, parse_request_head
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_buffer", "_checked_bytes", "_discarded_bytes", "_exchange", "_first", "_head",
-        "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since", "peer",
-        "transport",
+        "_held_bytes", "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since",
+        "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -61,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._checked_bytes = 0  # of a partial head
         self._head: RequestHead | None = None  # whose body is awaited
         self._body: LengthBody | ChunkedBody | None = None
+        self._held_bytes = 0  # of the server's budget for unfinished bodies
         self._discarded_bytes = 0
         self._exchange: Exchange | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -96,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._phase = CLOSED
         self._buffer = b""
         self.paused_since = None
+        self._let_go_of_body()
         self._server.forget(self)
         self._client_gone()
         self._wake()
@@ -206,22 +207,29 @@ class Connection(asyncio.Protocol):
         assert head is not None and body is not None
         try:
             body.feed(data)
+            self._server.bodies.take(body.received_bytes - self._held_bytes)
+            self._held_bytes = body.received_bytes
         except BatonError as error:
             self._refuse(error)
             return
         if body.done:
             self._buffer = body.rest
+            self._let_go_of_body()
             self._dispatch(head, body.body())
 
-    def _dispatch(self, head: RequestHead, body: bytes) -> None:
+    def _let_go_of_body(self) -> None:
+        self._server.bodies.give(self._held_bytes)
+        self._held_bytes = 0
         self._head = self._body = None
+
+    def _dispatch(self, head: RequestHead, body: bytes) -> None:
         self._phase = BUSY
         self._first = False
         exchange = self._exchange = Exchange(self, head, body)
         try:
             running = self._server.handler(exchange)
         except Exception as error:
-            self._handler_failed(exchange, error)
+            exchange.fail(error)
             return
         if running is not None:
             self._server.run(self._supervise(exchange, running))
@@ -235,19 +243,7 @@ class Connection(asyncio.Protocol):
             exchange.abort()
             raise
         except Exception as error:
-            self._handler_failed(exchange, error)
-
-    def _handler_failed(self, exchange: Exchange, error: Exception) -> None:
-        if not isinstance(error, BatonError):
-            request_id = exchange.headers.get("x-request-id") or os.urandom(8).hex()
-            _log.error("request %s (%s %s) failed", request_id, exchange.method, exchange.path, exc_info=error)
-            error = InternalError(f"internal error (request {request_id})")
-        elif isinstance(error, ClientGone):
-            exchange.abort()
-        if not exchange.started and not exchange.ended:
-            exchange.respond_error(error)
-        else:
-            exchange.abort()
+            exchange.fail(error)
 
     def exchange_ended(self, keep_alive: bool) -> None:
         """The answer is in the write buffer; on to the next request, or the close."""
@@ -271,7 +267,7 @@ class Connection(asyncio.Protocol):
         )
         self.transport.write(render_head(error.http_status, error_headers(error), framing) + body)
         self._buffer = b""
-        self._head = self._body = None
+        self._let_go_of_body()
         self._phase = LINGER
         self._since = self._loop.time()
         self.transport.write_eof()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from baton_api.errors import BatonError
+from baton_api.errors import BatonError, InternalError
 
 from baton_wire.http_answer import LAST_CHUNK, declared_length, error_body, error_headers, has_no_body, render_head
 from baton_wire.http_head import RequestHead
 
 if TYPE_CHECKING:
     from baton_wire.http_connection import Connection
+
+_log = logging.getLogger(__name__)
 
 
 class ClientGone(BatonError):
@@ -148,6 +152,7 @@ class Exchange:
             return
         self._flush()
         self.ended = True
+        self._forget_callbacks()
         # Without a length or chunks an orderly close would read as the end: only a reset tells the client.
         unframed = not self._head.http11 and self._remaining_bytes is None
         self._connection.cut(reset=unframed or not self.started)
@@ -167,10 +172,21 @@ class Exchange:
 
     # Called by the connection.
 
+    def fail(self, error: Exception) -> None:
+        """The handler raised: its answer is the error's, or a broken-off one if it has started."""
+        if not isinstance(error, BatonError):
+            request_id = self.headers.get("x-request-id", "")[:100] or os.urandom(8).hex()
+            _log.error("request %s (%s %s) failed", request_id, self.method, self.path, exc_info=error)
+            error = InternalError(f"internal error (request {request_id})")
+        if self.started or self.ended or isinstance(error, ClientGone):
+            self.abort()
+        else:
+            self.respond_error(error)
+
     def connection_gone(self) -> None:
         self.gone = True
-        self._pause = self._resume = None
-        callbacks, self._gone_callbacks = self._gone_callbacks, []
+        callbacks = self._gone_callbacks
+        self._forget_callbacks()
         for callback in callbacks:
             callback()
 
@@ -194,6 +210,11 @@ class Exchange:
             raise RuntimeError("the answer is longer than its declared content-length")
         self._remaining_bytes -= size_bytes
 
+    def _forget_callbacks(self) -> None:
+        # They lead to the relay and back to here: a cycle on each request would keep the garbage collector busy.
+        self._pause = self._resume = None
+        self._gone_callbacks = []
+
     def _begin(self) -> None:
         if self.started or self.ended:
             raise RuntimeError("the request is answered already")
@@ -207,5 +228,5 @@ class Exchange:
 
     def _finish(self) -> None:
         self.ended = True
-        self._pause = self._resume = None
+        self._forget_callbacks()
         self._connection.exchange_ended(self._keep_alive)

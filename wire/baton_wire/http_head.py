@@ -144,9 +144,7 @@ def _why_not_request_line(head: bytes) -> str:
 
 
 def _why_not_fields(section: bytes) -> str:
-    for number, line in enumerate(section.split(b"\r\n"), start=1):
-        if line and _FIELDS.fullmatch(line + b"\r\n\r\n") is None:
-            return f"malformed header field in line {number}" + (
-                ": underscores are refused in names" if b"_" in line.partition(b":")[0] else ""
-            )
-    return "malformed header section"
+    lines = section.split(b"\r\n")
+    number, line = next((n, line) for n, line in enumerate(lines, 1) if _FIELDS.fullmatch(line + b"\r\n\r\n") is None)
+    underscore = b"_" in line.partition(b":")[0]
+    return f"malformed header field in line {number}" + (": underscores are refused in names" if underscore else "")

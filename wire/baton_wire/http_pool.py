@@ -84,9 +84,9 @@ class Pool:
             applicant.connected(upstream)
 
     def _connect_failed(self, applicant: Applicant, message: str) -> None:
+        self._serve_waiting()
         if not applicant.aborted:
             applicant.on_error(WorkerProtocolError(message, code="connect_failed"))
-        self._serve_waiting()
 
     def _next_waiting(self) -> Applicant | None:
         while self._waiting:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
 
+from baton_wire.http_body import BodyBudget
 from baton_wire.http_connection import Connection
 from baton_wire.http_exchange import ClientGone, Exchange
 from baton_wire.http_limits import ServerLimits
@@ -34,6 +35,7 @@ class HttpServer:
         self.handler = handler
         self.limits = limits
         self.loop = asyncio.get_running_loop()
+        self.bodies = BodyBudget(self.limits.max_unfinished_bodies_bytes)
         self.closing = False
         self.port = 0
         self.date_line = ""

@@ -1,0 +1,42 @@
+"""Which transports an endpoint's lanes really use, asked from libucp.
+
+ucxx has no call for it; ucp_ep_query() with UCP_EP_ATTR_FIELD_TRANSPORTS (UCX >= 1.13, ucp/api/ucp.h) answers for the
+endpoint handle that ucxx exposes. Checked against UCX_PROTO_INFO=used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_FIELD_TRANSPORTS = 1 << 3
+_MAX_LANES = 64
+
+
+class _Lane(ctypes.Structure):
+    _fields_ = (("transport", ctypes.c_char_p), ("device", ctypes.c_char_p))
+
+
+class _Lanes(ctypes.Structure):
+    _fields_ = (("entries", ctypes.POINTER(_Lane)), ("count", ctypes.c_uint), ("entry_size", ctypes.c_size_t))
+
+
+class _EndpointAttributes(ctypes.Structure):
+    _fields_ = (
+        ("field_mask", ctypes.c_uint64),
+        ("name", ctypes.c_char * 32),
+        ("local_sockaddr", ctypes.c_char * 128),
+        ("remote_sockaddr", ctypes.c_char * 128),
+        ("transports", _Lanes),
+        ("user_data", ctypes.c_void_p),
+    )
+
+
+def lane_transports(endpoint_handle: int) -> tuple[str, ...]:
+    """Transport names of a connected endpoint's lanes, without the connection manager's. Raises OSError."""
+    lanes = (_Lane * _MAX_LANES)()
+    attributes = _EndpointAttributes(field_mask=_FIELD_TRANSPORTS)
+    attributes.transports = _Lanes(lanes, _MAX_LANES, ctypes.sizeof(_Lane))
+    status = ctypes.CDLL("libucp.so.0").ucp_ep_query(ctypes.c_void_p(endpoint_handle), ctypes.byref(attributes))
+    if status != 0:
+        raise OSError(f"ucp_ep_query returned {status}")
+    return tuple(lane.transport.decode() for lane in lanes[: attributes.transports.count] if lane.device)
