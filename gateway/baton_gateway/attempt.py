@@ -53,6 +53,7 @@ class Attempt:
         self._loads = ExitStack()
         self._prefill_failure: Failure | None = None
         self._prefill_load = ExitStack()
+        self._prefill_running = prefill is not None
         self._legs: list[RelayHandle] = []
         if prefill is not None:
             self._prefill_load.enter_context(registry.load(prefill.url, prefill.tokens))
@@ -98,17 +99,27 @@ class Attempt:
 
     def _prefill_ended(self, prefill: Answer) -> None:
         """Frees its booked load, and stops the decode leg's wait when prefill never took the request on."""
+        self._prefill_running = False
         self._prefill_load.close()
-        assert self.route.prefill is not None
-        if self.answer.head is not None or self.answer.error is not None:
-            return
-        error = prefill.error
         if prefill.head is not None and prefill.head.status in _NOT_TAKEN:
-            error = WorkerProtocolError(f"prefill answered {prefill.head.status}", code=f"status_{prefill.head.status}")
-        elif error is None or error.code != "connect_failed":
-            return
-        self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)
-        self.answer.on_error(error)
+            status = prefill.head.status
+            self._prefill_failed(WorkerProtocolError(f"prefill answered {status}", code=f"status_{status}"))
+        elif prefill.error is not None and prefill.error.code == "connect_failed":
+            self._prefill_failed(prefill.error)
+
+    def _prefill_failed(self, error: BatonError) -> None:
+        assert self.route.prefill is not None
+        if self.answer.head is None and self.answer.error is None:
+            self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)
+            self.answer.on_error(error)
+
+    def worker_lost(self, url: str) -> None:
+        """Its heartbeats stopped: a stuck process keeps its sockets open, so no leg would ever hear of it."""
+        error = WorkerProtocolError("the worker was lost", code="worker_lost")
+        if url == self.route.decode.url:
+            self.answer.on_error(error)
+        elif self.route.prefill is not None and url == self.route.prefill.url and self._prefill_running:
+            self._prefill_failed(error)
 
     def finish(self) -> None:
         """The answer is complete. A prefill leg still saying that it ended may do so: its connection stays in use."""

@@ -102,7 +102,9 @@ class Discovery:
         log.info("fleet: model %s, %d workers", fleet.model, len(self._registry.urls))
 
     async def _beat(self, url: str) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            start_s = loop.time()
             change = await self._look_at(url)
             if change in ("lost", "new_epoch"):
                 self._on_gone(url)
@@ -111,7 +113,8 @@ class Discovery:
                 self._changes.announce()
             eager = not self._registry.is_routable(url)
             interval_s = self._settings.heartbeat_interval_s
-            await asyncio.sleep(min(EAGER_INTERVAL_S, interval_s) if eager else interval_s)
+            due_s = start_s + (min(EAGER_INTERVAL_S, interval_s) if eager else interval_s)
+            await asyncio.sleep(due_s - loop.time())
 
     async def _look_at(self, url: str) -> str:
         try:

@@ -41,6 +41,7 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
             give_up(parts, attempt)
             raise
         give_up(parts, attempt)
+        job.timeline.lap("retry", parts.now())
         route = again
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import prometheus_client
 import uvloop
 
-from baton_api.errors import BatonError, SettingError, WorkerProtocolError
+from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_wire.http_client import HttpClient
 from baton_wire.http_limits import ServerLimits
@@ -164,11 +164,10 @@ class Gateway:
         return self.server.port
 
     def worker_gone(self, url: str) -> None:
-        """What it held is forgotten, who waits for it is told (a stuck peer's socket says nothing)."""
+        """What it held is forgotten, who waits for it is told."""
         self.parts.index.forget(url)
         for attempt in tuple(self.parts.attempts):
-            if attempt.route.decode.url == url:
-                attempt.answer.on_error(WorkerProtocolError("the worker was lost", code="worker_lost"))
+            attempt.worker_lost(url)
 
     async def stop(self) -> None:
         """Not ready; then no new connections; then, at the latest after `drain_s`, the rest is cut off."""

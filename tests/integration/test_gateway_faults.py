@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from baton_api.timing import from_server_timing
 from baton_wire.http_server import Exchange
 from support.fake_worker import (
     FakeWorker,
@@ -98,6 +99,7 @@ async def test_a_decode_leg_that_fails_before_its_head_goes_to_another_worker_wi
         s.worker("d0").behave = broken
         got = await s.chat()
         assert got.status == 200
+        assert "retry" in [span.name for span in from_server_timing(got.headers["server-timing"])]
         first, second = s.worker("d0").legs[0], s.worker("d1").legs[0]
         assert first.hand_off.transfer_id != second.hand_off.transfer_id
         assert first.body["seed"] == second.body["seed"]
@@ -250,6 +252,28 @@ async def test_a_stuck_worker_is_lost_after_three_heartbeats_and_its_requests_go
         s.worker("d0").heartbeats_hang = True
         assert (await asking).status == 200 and len(s.worker("d1").legs) == 1
         await s.routable(2)
+
+
+async def test_a_stuck_prefill_worker_is_replaced_while_decode_still_waits_for_it(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("prefill")) as s:
+        s.worker("p0").behave = hangs()
+        s.worker("d0").behave = hangs()
+        asking = asyncio.create_task(s.chat())
+        await until(lambda: len(s.worker("d0").legs) == 1 and len(s.worker("p0").legs) == 1)
+        s.worker("p0").heartbeats_hang, s.worker("d0").behave = True, answer("x")
+        assert (await asking).status == 200
+        assert len(s.worker("p1").legs) == 1 and s.worker("p0").legs[0].gone.is_set()
+        assert s.metric("baton_gateway_retries_total", leg="prefill", reason="worker_lost") == 1
+
+
+async def test_a_prefill_worker_lost_after_its_leg_ended_changes_nothing(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.worker("d0").behave = answer("x", delay_s=1.0)
+        asking = asyncio.create_task(s.chat())
+        await until(lambda: len(s.worker("p0").legs) == 1)
+        s.worker("p0").heartbeats_hang = True
+        await s.routable(1)
+        assert (await asking).status == 200 and len(s.worker("d0").legs) == 1
 
 
 async def test_a_stream_from_a_worker_that_got_stuck_is_ended(tmp_path: Path) -> None:
