@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+
 from baton_api.errors import PeerLost, SettingError
 from baton_kv.settings import KvSettings
 from baton_kv.transport import TOKEN_BYTES, Link, Transport, make_transport

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from baton_api.errors import PeerLost, TransferDeadline, TransferError
 from baton_api.tickets import Ticket, sign_ticket
 from baton_kv.client import KvClient

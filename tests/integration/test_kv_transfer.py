@@ -11,6 +11,7 @@ import socket
 from dataclasses import replace
 
 import pytest
+
 from baton_api.errors import (
     BadRequest,
     ChecksumMismatch,

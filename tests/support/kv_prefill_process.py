@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 
 import grpc
+
 from baton_kv.server import KvServer, SendLease
 from baton_kv.settings import PrefillIdentity
 from baton_kv.transport import make_transport
 from baton_wire.pb import control_pb2_grpc as rpc
-
 from support.kv_pair import BLOCK_TOKENS, FAST, FIRST, KEY, PREFILL, BytesStore, layout_of
 
 
