@@ -1,4 +1,4 @@
-"""A prefill or decode process that is killed or stopped: the other side is done within its bounds, nothing lands late."""
+"""A prefill or decode process that is killed or stopped: the other side ends within its bounds, nothing lands late."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A prefill process for tests that kill or stop it: `python -m support.kv_prefill_process TRANSPORT BLOCK_BYTES`.
 
-It prints its gRPC port and then every lease outcome, one per line. Commands on stdin: `open ID BLOCKS` opens a lease and
-computes all blocks but the last, `finish ID` finishes it. Block i of the store is filled from random.Random(1).
+It prints its gRPC port and then every lease outcome, one per line. Commands on stdin: `open ID BLOCKS` opens a lease
+and computes all blocks but the last, `finish ID` finishes it. Block i of the store is filled from random.Random(1).
 """
 
 from __future__ import annotations
