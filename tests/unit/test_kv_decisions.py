@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from baton_api.errors import (
@@ -56,7 +57,7 @@ def test_a_destination_that_cannot_be_right_is_an_error(
 def test_runs_cover_exactly_the_ordinals_and_never_touch_each_other(ordinals: set[int]) -> None:
     found = list(runs(sorted(ordinals)))
     assert [ordinal for first, count in found for ordinal in range(first, first + count)] == sorted(ordinals)
-    assert all(first + count < following for (first, count), (following, _) in zip(found, found[1:], strict=False))
+    assert all(first + count < following for (first, count), (following, _) in pairwise(found))
 
 
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 10_000))
