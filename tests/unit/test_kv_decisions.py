@@ -28,6 +28,7 @@ from baton_kv.leases import LeaseTerm, Obituaries, TicketBook
 from baton_kv.pulse import Pulse
 from baton_kv.settings import PrefillIdentity
 from baton_kv.transports import ucx_env
+from baton_kv.transports.interfaces import interface_of
 from baton_wire.pb import control_pb2 as pb
 
 
@@ -174,6 +175,15 @@ def test_ucx_profiles_keep_shared_memory_usable_and_give_way_to_the_operator() -
         assert options["POSIX_ERROR_HANDLING"] == options["SYSV_ERROR_HANDLING"] == "y"
         assert "KEEPALIVE_INTERVAL" not in options
     assert "TLS" not in ucx_env.options("ucx", {})
+
+
+def test_ucx_uses_the_interface_it_is_reached_on_and_no_other() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert [interface_of(host) for host in ("0.0.0.0", "example.invalid", "::1", "192.0.2.7")] == [None] * 4
+    pinned = {profile: ucx_env.options(profile, {}, "eth0").get("NET_DEVICES") for profile in ucx_env.PROFILES}
+    assert pinned == {"ucx": None, "ucx/tcp": "eth0", "ucx/shm": "eth0"}, "RDMA devices are interfaces of their own"
+    assert ucx_env.options("ucx", {}, "lo")["NET_DEVICES"] == "lo"
+    assert "NET_DEVICES" not in ucx_env.options("ucx/tcp", {"UCX_NET_DEVICES": "all"}, "lo")
 
 
 @pytest.mark.parametrize("error", [TicketRefused("no", code="x"), EpochMismatch("old"), PeerLost("gone")])

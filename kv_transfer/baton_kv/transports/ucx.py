@@ -22,6 +22,7 @@ from baton_api.errors import PeerLost, SettingError
 from baton_kv.transport import TOKEN_BYTES, Expectation, Link
 
 from . import ucx_env
+from .interfaces import interface_of
 from .ucx_query import lane_transports
 
 log = logging.getLogger("baton.kv")
@@ -207,7 +208,7 @@ class UcxTransport:
         self.negotiated = name
         self._host, self._timeout_s = host, timeout_s
         self._ucxx = Ucxx()
-        self._context = self._ucxx.api.UCXContext(ucx_env.options(name, os.environ))
+        self._context = self._ucxx.api.UCXContext(ucx_env.options(name, os.environ, interface_of(host)))
         self._links: set[UcxLink] = set()
         self._waiting: set[asyncio.Future[Link]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
