@@ -52,10 +52,15 @@ class Limits:
             )
         if request.sampling.n > self.max_running:
             raise BadRequest(f"n is {request.sampling.n}; this engine runs {self.max_running} at once", param="n")
-        low, high = min(request.token_ids), max(request.token_ids)
+        self._check_ids(request.token_ids, "prompt")
+        self._check_ids([token_id for token_id, _ in request.sampling.logit_bias], "logit_bias")
+        self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+
+    def _check_ids(self, token_ids: Sequence[int], param: str) -> None:
+        low, high = min(token_ids, default=0), max(token_ids, default=0)
         if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
-            raise BadRequest(f"token id {wrong} is outside [0, {self.vocab_size})", param="prompt")
+            raise BadRequest(f"token id {wrong} is outside [0, {self.vocab_size})", param=param)
 
     def finish_reason(self, prompt_tokens: int, output: Sequence[int], sampling: SamplingParams) -> FinishReason | None:
         """Is a choice over with the last token of `output`? A stop token wins over the length that it reaches."""

@@ -26,7 +26,7 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
     while True:
         attempt = send(parts, job, route)
         try:
-            failure = await attempt.failure(parts.settings.first_byte_timeout_s)
+            failure = await attempt.failure(head_timeout_s(parts, job))
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
@@ -43,6 +43,12 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
         give_up(parts, attempt)
         job.timeline.lap("retry", parts.now())
         route = again
+
+
+def head_timeout_s(parts: Parts, job: Job) -> float:
+    """A stream's head comes with its first token, that of a whole answer with its last."""
+    left_s = job.deadline_s - parts.now()
+    return min(parts.settings.first_byte_timeout_s, left_s) if job.asked.stream else left_s
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:

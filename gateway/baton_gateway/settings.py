@@ -32,7 +32,7 @@ class GatewaySettings:
     index_keys: int = setting(500_000, "block keys the prefix index holds, about 150 bytes each", low=1)
 
     request_timeout_s: float = setting(600.0, "from receipt to the answer's end", low=0.01)
-    first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token", low=0.01)
+    first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token of a stream", low=0.01)
     queue_ttl_s: float = setting(30.0, "longest wait for a slot or a worker", low=0)
     max_in_flight: int = setting(1024, "requests being served at once", low=1)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0)

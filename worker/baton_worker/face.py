@@ -104,15 +104,19 @@ class Face:
         assert task is not None
         exchange.on_gone(partial(_cancel, task))
         self.in_flight += 1
+        outcome = "ok"
         try:
             await self._host.serve_job(job, exchange)
         except asyncio.CancelledError:
+            outcome = "client_gone"
             if not exchange.gone:
                 raise
         except BatonError as error:
+            outcome = error.reason
             self._break_off(exchange, error)
         finally:
             self.in_flight -= 1
+            self._parts.telemetry.leg_ended(job.leg, outcome)
 
     def _break_off(self, exchange: Exchange, error: BatonError) -> None:
         """Before the head: its status. After it: an error event, and the stream ends without [DONE]."""

@@ -29,6 +29,11 @@ class Job:
     def chat(self) -> bool:
         return isinstance(self.request, ChatRequest)
 
+    @property
+    def leg(self) -> str:
+        """ "prefill" or "decode" of a transfer, else "aggregated"."""
+        return self.hand_off.leg if self.hand_off is not None and self.hand_off.ticket is not None else "aggregated"
+
     def for_engine(self, leg: Leg) -> GenerateRequest:
         return GenerateRequest(self.key, self.token_ids, self.sampling, self.salt, leg)
 
