@@ -65,7 +65,7 @@ class Limits:
         longest = max(map(len, emitted), default=0)
         if len(request.token_ids) + longest >= self.max_model_tokens:
             raise ContextLengthExceeded(
-                f"prompt and emitted tokens are {len(request.token_ids) + longest}, the context {self.max_model_tokens}",
+                f"prompt and emitted tokens fill the context of {self.max_model_tokens}",
                 param="emitted",
             )
         if request.sampling.max_tokens is not None and longest >= request.sampling.max_tokens:

@@ -34,8 +34,8 @@ class GenerateRequest:
     """`salt` is the tenant's 32-byte block-key salt; `sampling.seed` is set. Stop strings are not the engine's: the
     text side ends a choice with stop_choice().
 
-    `emitted`: resume. The tokens that each of the n choices has already from another worker (it goes on after them; they
-    are not Sampled again), None for a choice that is over. Empty: every choice begins."""
+    `emitted`: resume. The tokens that each of the n choices has already from another worker (it goes on after them;
+    they are not Sampled again), None for a choice that is over. Empty: every choice begins."""
 
     request_id: str
     token_ids: Sequence[int]
