@@ -45,7 +45,8 @@ class Leader:
 
     async def _replace(self, failure: Failure, emitted: str | None) -> str:
         parts, job = self._parts, self._job
-        if emitted is None or not (failure.died or failure.reason in _ELSEWHERE):
+        helps = failure.died or failure.reason in _ELSEWHERE
+        if emitted is None or not helps or not parts.settings.max_resumes:
             return "not_resumable"
         note_failure(parts, failure)
         if not worth_another(parts, job, failure):
