@@ -59,9 +59,11 @@ class StreamTail:
             data, self._partial = data[:cut], data[cut:]
             if len(self._partial) > MAX_PARTIAL_BYTES:
                 raise WorkerProtocolError(f"an event exceeds {MAX_PARTIAL_BYTES} bytes", code="event_too_large")
+        if data[:1] == b":" and data.find(END) == len(data) - len(END) and data[1:2] != b" ":
+            return self._note(data)  # nearly every read: lines of ours and one event of a choice
         special = _USAGE in data or DONE in data or _ERROR in data
-        if not special and data.find(END) == len(data) - len(END):
-            return self._note(data)
+        if self._untold and not special:
+            return data
         return b"".join([self._take(event + END, special) for event in data.split(END)[:-1]])
 
     def _note(self, event: bytes) -> bytes:

@@ -108,6 +108,14 @@ def resumed(stack: Stack) -> float:
     )
 
 
+def cached_on_prefill(stack: Stack) -> float:
+    """Prompt tokens that the prefill worker found in its cache; the prompts have no block in common."""
+    with urllib.request.urlopen(f"{stack.workers['prefill-0'].url}/metrics", timeout=5) as response:
+        lines = response.read().decode().splitlines()
+    hits = [line for line in lines if "prompt_tokens_by_source" in line and "local_cache_hit" in line]
+    return sum(float(line.rpartition(" ")[2]) for line in hits)
+
+
 def under_load(stack: Stack, case: int, fault: Callable[[], None], begun: int) -> list[Client]:
     """Runs the streams; the fault comes once so many events have."""
     clients = [client(number, case) for number in range(STREAMS)]
@@ -146,6 +154,7 @@ def stack(model: Path, tmp_path: Path) -> Iterator[Stack]:
 @pytest.mark.parametrize("begun", [1, 150, 700])
 def test_no_client_notices_that_a_decode_worker_was_killed(stack: Stack, begun: int) -> None:
     clients = under_load(stack, begun, stack.workers["decode-0"].kill, begun)
+    assert cached_on_prefill(stack) > 0 or not resumed(stack), "the prompt was still there, and prefill knew it"
     check(stack, clients)
     assert resumed(stack) or begun == 1
     stack.wait_quiet()
