@@ -12,13 +12,16 @@ MAX_STOP = 16
 MAX_STOP_CHARS = 1024
 MAX_LOGIT_BIAS = 1024
 MAX_TOP_LOGPROBS = 20
+# Closer to 0 than these, float32 arithmetic on logits ends in infinities.
+GREEDY_BELOW = 1e-5
+MIN_REPETITION_PENALTY = 0.01
 
 FinishReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Every field has the OpenAI or vLLM meaning; `temperature` 0 is greedy.
+    """Every field has the OpenAI or vLLM meaning; a `temperature` below GREEDY_BELOW is greedy, as in vLLM.
 
     `seed` is always set by the time a worker samples: the gateway (or the worker, when called directly) draws one if
     the client gave none, so that both legs, a retry and a resume draw the same tokens. The draw for a token depends
@@ -54,7 +57,7 @@ class SamplingParams:
         _between("min_p", self.min_p, 0.0, 1.0)
         _between("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _between("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _between("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _between("repetition_penalty", self.repetition_penalty, MIN_REPETITION_PENALTY, 100.0)
         if self.max_tokens is not None:
             _between("max_tokens", self.max_tokens, 1, 2**31)
         if self.seed is not None:
@@ -71,7 +74,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,8 +170,11 @@ def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
         weights[filtered] *= kept_tokens(scaled[filtered], [draws[i] for i in filtered])
     cumulative = weights.cumsum(1, dtype=torch.float64)
     points = torch.tensor([[_uniform_of(draw)] for draw in draws], dtype=torch.float64, device=logits.device)
-    found = torch.searchsorted(cumulative, points * cumulative[:, -1:], right=True)
-    tokens: list[int] = found.flatten().tolist()
+    totals = cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, points * totals, right=True)
+    # A row without a usable total, or a point rounded up to it, takes its likeliest token: it may not fail the others.
+    usable = totals.isfinite() & (totals > 0) & (found < logits.shape[1])
+    tokens: list[int] = torch.where(usable, found, _best(logits)[:, None]).flatten().tolist()
     return tokens
 
 

@@ -13,7 +13,11 @@ GIB = 1 << 30
 @dataclass(frozen=True, slots=True)
 class TensorSettings:
     device: str = setting("auto", "auto, cpu, cuda or cuda:<index>", pattern=r"auto|cpu|cuda(:\d+)?")
-    dtype: str = setting("auto", "dtype of weights and KV", choices=("auto", "float32", "bfloat16"))
+    dtype: str = setting(
+        "auto",
+        "dtype of weights and KV; auto: float32 on a CPU, else the checkpoint's",
+        choices=("auto", "float32", "bfloat16"),
+    )
     block_tokens: int = setting(16, "tokens of a KV block", low=1, high=1024)
     kv_bytes: int = setting(GIB, "bytes of KV cache; num_blocks wins when both are given", low=1)
     num_blocks: int | None = setting(None, "blocks of KV cache", low=1)

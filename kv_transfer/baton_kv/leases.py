@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from baton_api.errors import TicketRefused
+from baton_api.errors import TicketRefused, TransferError
 
 
 @dataclass(slots=True)
@@ -37,6 +37,25 @@ class LeaseTerm:
 
     def expired(self, now_s: float) -> bool:
         return now_s >= self.expires_at_s
+
+
+@dataclass(slots=True)
+class Obituaries:
+    """Why leases ended whose decode worker has not come yet, so that it hears at once. The oldest makes room."""
+
+    capacity: int
+    _errors: dict[str, TransferError] = field(default_factory=dict)
+
+    def add(self, transfer_id: str, error: TransferError) -> None:
+        while len(self._errors) >= self.capacity:
+            del self._errors[next(iter(self._errors))]
+        self._errors[transfer_id] = error
+
+    def take(self, transfer_id: str) -> TransferError | None:
+        return self._errors.pop(transfer_id, None)
+
+    def __len__(self) -> int:
+        return len(self._errors)
 
 
 @dataclass(slots=True)

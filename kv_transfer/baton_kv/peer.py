@@ -50,7 +50,7 @@ class Peer:
 
     def __init__(self, channel: grpc.aio.Channel, settings: KvSettings, on_lost: Callable[[Peer], None]) -> None:
         self._channel, self._settings, self._on_lost = channel, settings, on_lost
-        self._call = rpc.KvTransferStub(channel).Connect()  # type: ignore[no-untyped-call]
+        self._call = rpc.KvTransferStub(channel).Connect()
         self._tags = itertools.count()
         self._pulse = Pulse(settings.heartbeat_misses)
         self._tasks: list[asyncio.Task[None]] = []

@@ -79,7 +79,11 @@ class Sending:
                 for tag in action.tags:
                     self._link_send(tag, _EMPTY)
             case do.Refuse():
-                self._say(_refusal(self.transfer_id, action))
+                error = wire_form.transfer_error(action.reason, action.message, action.code)
+                self._say(wire_form.refused(self.transfer_id, error))
+            case do.Bequeath():
+                error = wire_form.transfer_error(action.reason, action.message, action.code)
+                self._server.remember(self.transfer_id, error)
             case do.Drain():
                 self._drain_soon()
             case do.DropLink():
@@ -150,11 +154,3 @@ class Sending:
         self._server.forget(self)
         if self.stream is not None:
             self.stream.sendings.pop(self.transfer_id, None)
-
-
-def _refusal(transfer_id: str, action: do.Refuse) -> pb.FromPrefill:
-    return pb.FromPrefill(
-        refused=pb.Refused(
-            transfer_id=transfer_id, reason=action.reason, message=action.message, code=action.code or action.reason
-        )
-    )

@@ -17,7 +17,7 @@ from baton_api.timing import PrefillTimeline
 
 from . import session_send as do
 from .admission import Gate, check_prompt
-from .leases import LeaseTerm, TicketBook
+from .leases import LeaseTerm, Obituaries, TicketBook
 from .observer import KvObserver, Unobserved
 from .send import Sending
 from .settings import KvSettings, PrefillIdentity
@@ -71,6 +71,7 @@ class KvServer:
         self.servicer = Servicer(self)
         self._gate = Gate(identity, store.layout.fingerprint, ticket_key)
         self._book = TicketBook(settings.max_remembered_tickets)
+        self._obituaries = Obituaries(settings.max_transfers)
         self._sendings: dict[str, Sending] = {}
         self._leases = 0
         self._sweeper: asyncio.Task[None] | None = None
@@ -133,6 +134,9 @@ class KvServer:
         now_s = self.wall_clock()
         ticket = self._gate.admit(wire_ticket, transfer_id, stream.decode_id, now_s)
         self._book.use(transfer_id, ticket.expires_at_s, now_s)
+        ended = self._obituaries.take(transfer_id)
+        if ended is not None:
+            raise ended
         sending = self._sendings.get(transfer_id)
         if sending is None:
             try:
@@ -166,6 +170,10 @@ class KvServer:
         self._count_leases(-1)
         self.observer.on_transfer_end("prefill", outcome, sending.sent_bytes, None)
         asyncio.get_running_loop().call_soon(sending.on_end, outcome)
+
+    def remember(self, transfer_id: str, error: TransferError) -> None:
+        """Called by a transfer that ended before its decode worker came."""
+        self._obituaries.add(transfer_id, error)
 
     def forget(self, sending: Sending) -> None:
         """Called by the transfer when neither half needs its record."""

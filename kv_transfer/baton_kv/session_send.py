@@ -139,6 +139,15 @@ class DropLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Bequeath:
+    """Prefill ended before its decode worker came: keep why, for when it comes."""
+
+    reason: str
+    message: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The lease is over and nothing reads its blocks."""
 
@@ -150,7 +159,7 @@ class Forget:
     """Neither half needs the record any more."""
 
 
-Action = Offer | SayFinish | Send | Void | Refuse | Drain | DropLink | End | Forget
+Action = Offer | SayFinish | Send | Void | Refuse | Bequeath | Drain | DropLink | End | Forget
 
 
 class SendSession:
@@ -266,10 +275,11 @@ class SendSession:
         return [*drop, *self._end("peer_lost", drain=False)]
 
     def _failed(self, event: Failed) -> list[Action]:
-        refuse: list[Action] = []
-        if self.outcome is None and self.joined:
-            refuse.append(Refuse(event.reason, event.message, event.code))
-        return [*refuse, *self._end(event.outcome)]
+        tell: list[Action] = []
+        if self.outcome is None:
+            kind = Refuse if self.joined else Bequeath
+            tell.append(kind(event.reason, event.message, event.code))
+        return [*tell, *self._end(event.outcome)]
 
     def _end(self, outcome: Outcome, *, drain: bool = True) -> list[Action]:
         if self.outcome is None:

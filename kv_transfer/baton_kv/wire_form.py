@@ -35,8 +35,13 @@ def refused(transfer_id: str, error: errors.BatonError) -> pb.FromPrefill:
 
 def refusal_error(message: pb.Refused) -> errors.TransferError:
     """The error that prefill named; an unknown reason (a newer peer) is a plain TransferError."""
-    kind = _BY_REASON.get(message.reason, errors.TransferError)
-    return kind(message.message or message.reason, code=message.code or None)
+    return transfer_error(message.reason, message.message, message.code)
+
+
+def transfer_error(reason: str, message: str, code: str) -> errors.TransferError:
+    """The error with this stable `reason`."""
+    kind = _BY_REASON.get(reason, errors.TransferError)
+    return kind(message or reason, code=code or None)
 
 
 def finish_message(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from baton_api.errors import (
     TransferDeadline,
     TransferError,
 )
-from support.kv_flaky import FaultyTransport, flip_one_bit
+from support.kv_flaky import faulty, flip_one_bit, silent
 from support.kv_pair import FAST, FIRST, LAYOUT, PREFILL, Pair, kv_pair, layout_of
 
 needs_ucx = pytest.mark.skipif(
@@ -46,6 +47,13 @@ def assert_moved(pair: Pair, untouched: bytes, held: int = 0) -> None:
     assert pair.decode.data == expected
 
 
+async def landed(pair: Pair, blocks: int) -> None:
+    """Waits until decode has verified that many blocks."""
+    async with asyncio.timeout(8):
+        while len(pair.decode.taken_over) < blocks:
+            await asyncio.sleep(0.005)
+
+
 async def ended(pair: Pair, transfer_id: str = "t1") -> str:
     """The one outcome that the lease's on_end heard."""
     await pair.leases_gone()
@@ -62,9 +70,7 @@ async def test_a_prompt_moves_while_it_is_computed(transport: str, held: int) ->
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET, held))
         lease.computed(SOURCE[:4])
-        async with asyncio.timeout(5):
-            while len(pair.decode.taken_over) < max(0, 4 - held):
-                await asyncio.sleep(0.01)
+        await landed(pair, max(0, 4 - held))
         lease.computed(SOURCE[:5])
         lease.finish(SOURCE, FIRST, PREFILL)
         pulled = await pull
@@ -133,7 +139,7 @@ async def test_one_flipped_bit_is_asked_for_again(transport: str) -> None:
         sent.append(tag)
         return flip_one_bit(view) if len(sent) == 4 else view
 
-    async with kv_pair(transport, wrap=lambda inner: FaultyTransport(inner, once)) as pair:
+    async with kv_pair(transport, wrap=faulty(once)) as pair:
         before = bytes(pair.decode.data)
         pair.open().finish(SOURCE, FIRST, PREFILL)
         await pair.pull(TARGET)
@@ -147,7 +153,7 @@ async def test_a_block_that_stays_corrupt_is_never_used(transport: str) -> None:
     def always(tag: int, view: memoryview) -> memoryview:
         return flip_one_bit(view)
 
-    async with kv_pair(transport, wrap=lambda inner: FaultyTransport(inner, always)) as pair:
+    async with kv_pair(transport, wrap=faulty(always)) as pair:
         pair.open().finish(SOURCE, FIRST, PREFILL)
         with pytest.raises(ChecksumMismatch):
             await pair.pull(TARGET)
@@ -163,7 +169,7 @@ async def test_blocks_swapped_in_flight_do_not_verify() -> None:
         held.append(memoryview(bytes(view)))
         return held[-2] if len(held) > 1 else view
 
-    async with kv_pair("tcp", wrap=lambda inner: FaultyTransport(inner, swap)) as pair:
+    async with kv_pair("tcp", wrap=faulty(swap)) as pair:
         pair.open().finish(SOURCE, FIRST, PREFILL)
         with pytest.raises(ChecksumMismatch):
             await pair.pull(TARGET)
@@ -175,7 +181,7 @@ async def test_prefill_fails_midway_and_decode_hears_why(transport: str) -> None
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await asyncio.sleep(0.1)
+        await landed(pair, 3)
         lease.fail("out_of_memory", "no blocks left")
         with pytest.raises(PrefillFailed, match="no blocks left") as caught:
             await pull
@@ -187,6 +193,14 @@ async def test_prefill_fails_midway_and_decode_hears_why(transport: str) -> None
         assert len(pair.watch.links) == 2
 
 
+async def test_decode_that_comes_after_prefill_failed_hears_why_at_once() -> None:
+    async with kv_pair("inproc") as pair:
+        pair.open().fail("aborted", "client gone")
+        with pytest.raises(PrefillFailed, match="client gone"):
+            await asyncio.wait_for(pair.pull(TARGET), 5)
+        assert await ended(pair) == "failed"
+
+
 @every
 async def test_decode_cancels_midway_and_no_byte_lands_afterwards(transport: str) -> None:
     layout = layout_of(1 << 20)
@@ -194,9 +208,7 @@ async def test_decode_cancels_midway_and_no_byte_lands_afterwards(transport: str
         lease = pair.open(num_tokens=16 * 30)
         pull = asyncio.create_task(pair.pull(range(30), ticket=pair.ticket(num_tokens=16 * 30)))
         lease.computed(range(29))
-        async with asyncio.timeout(5):
-            while not pair.decode.taken_over:
-                await asyncio.sleep(0.001)
+        await landed(pair, 1)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull
@@ -208,11 +220,8 @@ async def test_decode_cancels_midway_and_no_byte_lands_afterwards(transport: str
 
 
 async def test_cancelling_twice_still_waits_until_nothing_can_land() -> None:
-    def stuck(tag: int, view: memoryview) -> memoryview:
-        raise AssertionError("never sent")
-
     settings = replace(FAST, drain_grace_s=0.4)
-    async with kv_pair("tcp", settings, wrap=lambda inner: Mute(inner)) as pair:
+    async with kv_pair("tcp", settings, wrap=silent) as pair:
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
@@ -225,17 +234,6 @@ async def test_cancelling_twice_still_waits_until_nothing_can_land() -> None:
         with pytest.raises(asyncio.CancelledError):
             await pull
         assert await ended(pair) in ("aborted", "peer_lost")
-
-
-class Mute(FaultyTransport):
-    """Sends nothing at all, not even the messages that end receives: only dropping the link helps."""
-
-    def __init__(self, inner: object) -> None:
-        super().__init__(inner, lambda tag, view: view)  # type: ignore[arg-type]
-
-    def _arrived(self, link: object, outer: asyncio.Future) -> None:  # type: ignore[type-arg]
-        super()._arrived(link, outer)  # type: ignore[arg-type]
-        outer.result().send = lambda tag, view: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
 
 
 @every
@@ -338,7 +336,7 @@ async def test_leases_expire_when_decode_never_comes_but_not_while_prefill_compu
 
 async def test_heartbeats_keep_the_lease_of_a_slow_pull() -> None:
     settings = replace(FAST, lease_s=0.4, heartbeat_s=0.1)
-    async with kv_pair("inproc", settings, wrap=lambda inner: Mute(inner)) as pair:
+    async with kv_pair("inproc", settings, wrap=silent) as pair:
         pair.open(deadline_s=30.0).finish(SOURCE, FIRST, PREFILL)
         pull = asyncio.create_task(pair.pull(TARGET, deadline_s=1.5))
         await asyncio.sleep(1.0)
@@ -377,8 +375,8 @@ async def test_nobody_at_the_address_is_peer_lost_in_time() -> None:
 
 
 async def test_something_else_at_the_address_is_peer_lost_in_time() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(5), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
+    silent = socket.create_server(("127.0.0.1", 0))
+    port = silent.getsockname()[1]
     async with kv_pair("inproc", replace(FAST, connect_timeout_s=0.5)) as pair:
         with pytest.raises(PeerLost):
             await pair.pull(TARGET, ticket=pair.ticket(prefill_address=f"127.0.0.1:{port}"))
@@ -393,7 +391,7 @@ async def test_closing_prefill_ends_pulls_and_leases(transport: str) -> None:
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await asyncio.sleep(0.1)
+        await landed(pair, 3)
         await pair.server.close()
         with pytest.raises(TransferError):
             await pull
@@ -408,7 +406,7 @@ async def test_closing_decode_ends_pulls_and_leases(transport: str) -> None:
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await asyncio.sleep(0.1)
+        await landed(pair, 3)
         await pair.client.close()
         with pytest.raises(TransferAborted):
             await pull

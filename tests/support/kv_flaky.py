@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from baton_api.errors import PeerLost
 from baton_kv.transport import Link, Transport
 
 Fault = Callable[[int, memoryview], memoryview]
 
 
 class FaultyLink:
+    """Sends `fault(tag, bytes)` in place of each block; the store's own bytes are not touched."""
+
     def __init__(self, inner: Link, fault: Fault) -> None:
         self._inner, self._fault = inner, fault
         self.negotiated = inner.negotiated
@@ -20,11 +23,24 @@ class FaultyLink:
         return self._inner.send(tag, self._fault(tag, view) if view.nbytes else view)
 
 
-class FaultyTransport:
-    """Every block sent goes through `fault(tag, bytes)`; the store's own bytes are not touched."""
+class SilentLink:
+    """Sends nothing, not even the messages that end receives: only dropping the link ends anything."""
 
-    def __init__(self, inner: Transport, fault: Fault) -> None:
-        self._inner, self._fault = inner, fault
+    def __init__(self, inner: Link) -> None:
+        self.negotiated = inner.negotiated
+        self.on_lost, self.abort, self.recv = inner.on_lost, inner.abort, inner.recv
+
+    def send(self, tag: int, view: memoryview) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_lost(lambda why: future.set_exception(PeerLost(why)))
+        return future
+
+
+class WrappedTransport:
+    """Every link that is taken (not made) goes through `wrap`."""
+
+    def __init__(self, inner: Transport, wrap: Callable[[Link], Link]) -> None:
+        self._inner, self._wrap = inner, wrap
         self.name = inner.name
         self.listen, self.connect, self.close = inner.listen, inner.connect, inner.close
 
@@ -41,7 +57,17 @@ class FaultyTransport:
 
     def _arrived(self, link: Link, outer: asyncio.Future[Link]) -> None:
         if not outer.done():
-            outer.set_result(FaultyLink(link, self._fault))
+            outer.set_result(self._wrap(link))
+
+
+def faulty(fault: Fault) -> Callable[[Transport], Transport]:
+    """A wrapper for kv_pair: sent blocks go through `fault`."""
+    return lambda inner: WrappedTransport(inner, lambda link: FaultyLink(link, fault))
+
+
+def silent(inner: Transport) -> Transport:
+    """A wrapper for kv_pair: nothing sent arrives."""
+    return WrappedTransport(inner, SilentLink)
 
 
 def flip_one_bit(view: memoryview) -> memoryview:

@@ -123,6 +123,7 @@ def test_a_worker_description_of_wrong_types_is_refused(change: dict[str, object
         ("n", 0),
         ("n", 9),
         ("temperature", -0.1),
+        ("repetition_penalty", 1e-39),
         ("top_p", 0.0),
         ("top_logprobs", 21),
         ("stop", ("",)),

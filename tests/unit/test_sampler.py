@@ -11,7 +11,7 @@ import torch
 from baton_api.errors import InternalError
 from baton_api.sampling import SampledToken, SamplingParams
 from baton_engine.batch import Draw
-from baton_engine.sampler import draw_tokens, kept_tokens, uniform
+from baton_engine.sampler import _sample, draw_tokens, kept_tokens, uniform
 from support import reference_sampling as reference
 
 VOCAB = 50
@@ -103,7 +103,14 @@ def test_draws_follow_the_reference_distribution(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [SamplingParams(top_k=1), SamplingParams(temperature=1e-9), SamplingParams(top_p=1e-9)]
+    "params",
+    [
+        SamplingParams(top_k=1),
+        SamplingParams(temperature=1e-9),
+        SamplingParams(temperature=1e-50),
+        SamplingParams(temperature=2e-5),
+        SamplingParams(top_p=1e-9),
+    ],
 )
 def test_the_narrowest_settings_draw_the_likeliest_token(params: SamplingParams) -> None:
     row = logits_of(seed=3)
@@ -201,3 +208,15 @@ def test_ids_outside_the_vocabulary_change_nothing() -> None:
 
 def _seeded(params: SamplingParams, seed: int) -> SamplingParams:
     return dataclasses.replace(params, seed=seed)
+
+
+@pytest.mark.parametrize("ruined", [float("-inf"), float("nan")])
+def test_a_row_whose_distribution_is_ruined_costs_no_other_row_its_token(ruined: float) -> None:
+    """Nothing a client may send gets here; the sampler holds all the same."""
+    good = logits_of(seed=4).reshape(1, -1)
+    bad = torch.full_like(good, ruined)
+    params = _seeded(SamplingParams(temperature=1.0), 9)
+    alone = _sample(good, [Draw(params, 0, (), ())])
+    together = _sample(torch.cat([bad, good]), [Draw(params, 0, (), ())] * 2)
+    assert together[1:] == alone
+    assert 0 <= together[0] < good.shape[1]

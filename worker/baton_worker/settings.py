@@ -25,7 +25,9 @@ class ComputeSettings:
     """What the model runs on and how much one step takes."""
 
     device: str = setting("auto", "where the model runs: auto, cpu, cuda or cuda:INDEX")
-    dtype: str = setting("auto", "compute type; auto is the checkpoint's", choices=("auto", "float32", "bfloat16"))
+    dtype: str = setting(
+        "auto", "compute type; auto: float32 on a CPU, else the checkpoint's", choices=("auto", "float32", "bfloat16")
+    )
     threads: int | None = setting(None, "torch threads; default: torch's own choice", low=1, high=1024)
     max_batched_tokens: int = setting(512, "token budget of a step: the prefill chunk", low=1, high=2**20)
     max_running: int = setting(64, "sequences in the running batch", low=1, high=65536)

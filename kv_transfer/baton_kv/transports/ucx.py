@@ -171,6 +171,7 @@ class UcxTransport:
         self._numbers = itertools.count(1)
         self._links: set[UcxLink] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unfinished: list[tuple[Any, bytearray]] = []
 
     async def listen(self) -> str:
         loop = asyncio.get_running_loop()
@@ -202,7 +203,7 @@ class UcxTransport:
         except TimeoutError as error:
             await self._discard(endpoint)
             raise PeerLost(f"no ucx link to {address} within {timeout_s:g} s") from error
-        except (self._ucxx.api.UCXError, OSError, ValueError) as error:
+        except (self._ucxx.api.UCXError, OSError, RuntimeError, ValueError) as error:
             await self._discard(endpoint)
             raise PeerLost(f"no ucx link to {address}: {error}") from error
         except asyncio.CancelledError:
@@ -221,14 +222,20 @@ class UcxTransport:
     async def _stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
         """One message of the handshake: per endpoint, so that two connecting peers cannot be mixed up."""
         request = post(self._ucxx.Array(data))
-        while not request.completed:
-            await asyncio.sleep(_LONG_PAUSE_S)
+        try:
+            while not request.completed:
+                await asyncio.sleep(_LONG_PAUSE_S)
+        except asyncio.CancelledError:
+            self._unfinished.append((request, data))  # UCX may still write until the endpoint is closed
+            raise
         request.check_error()
         return data
 
     async def _discard(self, endpoint: Any) -> None:
+        """Closes an endpoint that became no link, and lets go of the buffers of handshakes that are over."""
         if endpoint is not None:
             await asyncio.to_thread(endpoint.close_blocking, _CLOSE_NS, 1)
+        self._unfinished = [item for item in self._unfinished if not item[0].completed]
 
     def _link(self, endpoint: Any, near: int, far: int) -> UcxLink:
         from .ucx_query import lane_transports
@@ -269,7 +276,7 @@ class UcxTransport:
                     link = self._link(endpoint, near, far)
                     if not self._expected.arrived(token, link):
                         await link.abort()
-        except (TimeoutError, OSError, self._ucxx.api.UCXError) as error:
+        except (TimeoutError, OSError, RuntimeError, self._ucxx.api.UCXError) as error:
             log.info("ucx handshake failed: %s", error)
         finally:
             if link is None:
