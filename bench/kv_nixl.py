@@ -14,9 +14,10 @@ SCRIPT = Path(__file__).with_name("nixl_pair.py")
 
 
 def nixl_installed() -> bool:
-    return PYTHON.with_name("python").exists() and not subprocess.run(
-        [str(PYTHON), "-c", "import nixl._api"], capture_output=True, check=False
-    ).returncode
+    return (
+        PYTHON.with_name("python").exists()
+        and not subprocess.run([str(PYTHON), "-c", "import nixl._api"], capture_output=True, check=False).returncode
+    )
 
 
 class NixlPair:

@@ -48,7 +48,12 @@ def run(transport: str, message_bytes: int, messages: int) -> Moved:
     try:
         _wait_listening(int(port), server)
         client = subprocess.run(
-            [*command[:1], "127.0.0.1", *command[1:], *test], env=env, capture_output=True, text=True, timeout=120
+            [*command[:1], "127.0.0.1", *command[1:], *test],
+            check=True,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         server.wait(timeout=10)
     finally:

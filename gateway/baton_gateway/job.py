@@ -17,7 +17,7 @@ from .admission import Admission, RetryBudget
 from .attempt import Attempt, Failure
 from .discovery import FleetChanges
 from .index import PrefixIndex
-from .legs import Prompt
+from .legs import AnyPrompt
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
@@ -70,7 +70,7 @@ class Job:
     path: str
     fields: dict[str, Any]
     asked: Asked
-    prompt: Prompt
+    prompt: AnyPrompt
     headers: tuple[tuple[str, str], ...]
     deadline_s: float
     timeline: Timeline
@@ -82,8 +82,10 @@ def check_model(registry: Registry, model: str) -> None:
         raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
 
 
-def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt) -> None:
-    """Raises ContextLengthExceeded with the counts before any worker is asked."""
+def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: AnyPrompt) -> None:
+    """Raises ContextLengthExceeded with the counts before any worker is asked. An estimate refuses nothing."""
+    if not prompt.exact:
+        return
     limit = max((worker.info.max_model_len for worker in workers), default=None)
     wanted = asked.sampling.max_tokens or 1
     if limit is not None and len(prompt) + wanted > limit:
