@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from baton_api.blocks import derive_key, tenant_salt
@@ -59,7 +60,10 @@ class Parts:
 
     def salt(self, tenant: str, cache_salt: str | None) -> bytes:
         """A client's own salt only narrows: it is mixed into its tenant's, never used in its place."""
-        return tenant_salt(self.secret, tenant if cache_salt is None else f"{tenant}/{cache_salt}")
+        return _salt(self.secret, tenant if cache_salt is None else f"{tenant}/{cache_salt}")
+
+
+_salt = lru_cache(maxsize=4096)(tenant_salt)
 
 
 @dataclass(slots=True)
