@@ -54,6 +54,7 @@ bench-engine: install .venv-bench-engine/.installed  ## native engine against vl
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --upgrade pip
 	$(@D)/bin/python -m pip install -q $$(grep -o '^# pip: .*' $< | sed 's/^# pip: //') -r $<
+	remove="$$(grep -o '^# remove: .*' $< | sed 's/^# remove: //')"; test -z "$$remove" || $(@D)/bin/python -m pip uninstall -qy $$remove
 	@touch $@
 
 clean:  ## remove .venv and caches
