@@ -30,7 +30,7 @@ class EngineSpec:
     env: Mapping[str, str] = setting(description="extra environment of the engine's process", factory=dict)
     device: str = setting("auto", "where the model runs", pattern=r"auto|cpu|cuda(:[0-9]+)?")
     dtype: str = setting(
-        "auto", "compute type; auto: float32 on a CPU, else the checkpoint's", choices=("auto", "float32", "bfloat16")
+        "auto", "compute type; auto: float32 on a CPU, else the model's", choices=("auto", "float32", "bfloat16")
     )
     threads: int | None = setting(None, "torch threads of a worker; default: torch's own choice", low=1, high=1024)
     max_batched_tokens: int = setting(512, "token budget of a step: the prefill chunk", low=1, high=2**20)

@@ -65,7 +65,6 @@ class KvServer:
         self.store, self.identity, self.transport, self.settings = store, identity, transport, settings
         self.observer: KvObserver = observer or Unobserved()
         self.clock, self.wall_clock = clock, wall_clock
-        self.data_address = ""
         self.streams: set[Stream] = set()
         self.closing: set[asyncio.Task[None]] = set()
         self.servicer = Servicer(self)
@@ -79,7 +78,7 @@ class KvServer:
 
     async def start(self) -> None:
         """Listens for data links. Raises OSError when the port cannot be bound."""
-        self.data_address = await self.transport.listen()
+        await self.transport.listen()
         self._sweeper = asyncio.create_task(self._sweep())
 
     def open(

@@ -79,13 +79,14 @@ class Stream:
             return False
         self.decode_id = first.hello.decode_id
         token = secrets.token_bytes(TOKEN_BYTES)
-        self._linked = self._server.transport.expect(token)
+        expectation = await self._server.transport.expect(token)
+        self._linked = expectation.link
         welcome = pb.Welcome(
             prefill_id=self._server.identity.worker_id,
             prefill_epoch=self._server.identity.epoch,
             fingerprint=self._server.store.layout.fingerprint,
             transport=self._server.transport.name,
-            data_address=self._server.data_address,
+            data_address=expectation.address,
             link_token=token,
         )
         await self._context.write(pb.FromPrefill(welcome=welcome))

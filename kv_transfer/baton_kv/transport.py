@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from .settings import KvSettings
@@ -39,6 +40,14 @@ class Link(Protocol):
         """Drops the link. Safe to call again, and while another call runs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """`address` is for the peer's connect(); `link` is done when it came. Cancel `link` to stop waiting."""
+
+    address: str
+    link: asyncio.Future[Link]
+
+
 class Transport(Protocol):
     @property
     def name(self) -> str:
@@ -48,11 +57,11 @@ class Transport(Protocol):
     def negotiated(self) -> str:
         """What the last link really runs on; before the first link, what is expected."""
 
-    async def listen(self) -> str:
-        """Starts to take links. Returns the address for connect()."""
+    async def listen(self) -> None:
+        """Gets ready to take links. Raises OSError when that is impossible."""
 
-    def expect(self, token: bytes) -> asyncio.Future[Link]:
-        """The link whose connect() comes with `token` (TOKEN_BYTES random bytes). Cancel it to stop expecting."""
+    async def expect(self, token: bytes) -> Expectation:
+        """Waits for the link whose connect() comes with `token` (TOKEN_BYTES random bytes)."""
 
     async def connect(self, address: str, token: bytes, timeout_s: float) -> Link:
         """Raises PeerLost when the peer does not take the link in time."""
@@ -110,5 +119,5 @@ def make_transport(name: str, settings: KvSettings) -> Transport:
     if name in ("ucx", "ucx/tcp", "ucx/shm"):
         from .transports.ucx import UcxTransport
 
-        return UcxTransport(name, settings.data_host, settings.data_port, settings.connect_timeout_s)
+        return UcxTransport(name, settings.data_host, settings.connect_timeout_s)
     raise SettingError("kv.transport", name, "is unknown", "use ucx, ucx/tcp, ucx/shm, tcp or inproc")

@@ -32,18 +32,18 @@ async def joined(name: str) -> AsyncIterator[tuple[Link, Link, Transport, Transp
     """(sending end, receiving end, listening transport, connecting transport)"""
     far, near = make_transport(name, SETTINGS), make_transport(name, SETTINGS)
     try:
-        address = await far.listen()
-        yield *await link(far, near, address), far, near
+        await far.listen()
+        yield *await link(far, near), far, near
     finally:
         await near.close()
         await far.close()
 
 
-async def link(far: Transport, near: Transport, address: str) -> tuple[Link, Link]:
+async def link(far: Transport, near: Transport) -> tuple[Link, Link]:
     token = secrets.token_bytes(TOKEN_BYTES)
-    expected = far.expect(token)
-    receiver = await near.connect(address, token, 3.0)
-    return await expected, receiver
+    expected = await far.expect(token)
+    receiver = await near.connect(expected.address, token, 3.0)
+    return await expected.link, receiver
 
 
 async def done(futures: list[asyncio.Future[None]], within_s: float = 15.0) -> None:
@@ -104,8 +104,8 @@ async def test_an_empty_message_ends_a_receive_without_a_byte(name: str) -> None
 @every
 async def test_two_links_of_one_transport_never_mix_equal_tags(name: str) -> None:
     far, near = make_transport(name, SETTINGS), make_transport(name, SETTINGS)
-    address = await far.listen()
-    (one, to_one), (two, to_two) = await link(far, near, address), await link(far, near, address)
+    await far.listen()
+    (one, to_one), (two, to_two) = await link(far, near), await link(far, near)
     first, second = bytearray(1000), bytearray(1000)
     received = [to_one.recv(1, memoryview(first)), to_two.recv(1, memoryview(second))]
     sent = [two.send(1, memoryview(b"2" * 1000)), one.send(1, memoryview(b"1" * 1000))]
@@ -175,12 +175,15 @@ async def test_both_sides_hear_once_that_the_link_is_lost_and_refuse_more(name: 
 @every
 async def test_a_link_with_an_unknown_token_is_refused_within_its_deadline(name: str) -> None:
     far, near = make_transport(name, SETTINGS), make_transport(name, SETTINGS)
-    address = await far.listen()
-    cancelled = far.expect(b"c" * TOKEN_BYTES)
-    cancelled.cancel()
-    for token in (b"u" * TOKEN_BYTES, b"c" * TOKEN_BYTES):
+    await far.listen()
+    cancelled = await far.expect(b"c" * TOKEN_BYTES)
+    cancelled.link.cancel()
+    expected = await far.expect(b"e" * TOKEN_BYTES)
+    for address, token in ((expected.address, b"u" * TOKEN_BYTES), (cancelled.address, b"c" * TOKEN_BYTES)):
         with pytest.raises(PeerLost):
             await asyncio.wait_for(near.connect(address, token, 1.0), 4)
+    link = await near.connect(expected.address, b"e" * TOKEN_BYTES, 3.0)
+    assert await expected.link is not link
     await near.close()
     await far.close()
 
@@ -212,8 +215,8 @@ async def test_tcp_refuses_a_message_of_another_size_than_its_receive() -> None:
 
 async def test_tcp_survives_strangers_that_say_nothing_or_nonsense() -> None:
     far = make_transport("tcp", KvSettings(connect_timeout_s=0.2))
-    address = await far.listen()
-    host, port = address.split("|")
+    await far.listen()
+    host, port = (await far.expect(b"e" * TOKEN_BYTES)).address.split("|")
     for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n"):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(greeting)

@@ -97,9 +97,12 @@ class Decode:
             self.client.pull(sign_ticket(ticket, KEY), ticket, range(BLOCKS), 0, deadline_s)  # type: ignore[arg-type]
         )
 
-    async def landed(self, blocks: int) -> None:
-        async with asyncio.timeout(10):
+    async def landed(self, pull: asyncio.Task[object], blocks: int) -> None:
+        """Waits until that many blocks are verified. A pull that failed meanwhile raises its own error."""
+        async with asyncio.timeout(15):
             while len(self.store.taken_over) < blocks:
+                if pull.done():
+                    await pull
                 await asyncio.sleep(0.0005)
 
     def is_right(self) -> bool:
@@ -112,7 +115,7 @@ async def test_blocks_cross_processes_and_equal_their_source(transport: str) -> 
     async with prefill_process(transport) as prefill:
         await prefill.tell(f"open a {BLOCKS}")
         pull = decode.pull(prefill, "a")
-        await decode.landed(BLOCKS - 1)
+        await decode.landed(pull, BLOCKS - 1)
         await prefill.tell("finish a")
         await pull
         assert decode.is_right()
@@ -126,7 +129,7 @@ async def test_a_killed_prefill_is_noticed_at_once_and_its_successor_is_used(tra
     async with prefill_process(transport) as prefill:
         await prefill.tell(f"open a {BLOCKS}")
         pull = decode.pull(prefill, "a")
-        await decode.landed(1)
+        await decode.landed(pull, 1)
         prefill.process.kill()
         killed_s = time.monotonic()
         with pytest.raises(PeerLost):
@@ -139,7 +142,7 @@ async def test_a_killed_prefill_is_noticed_at_once_and_its_successor_is_used(tra
         decode.store.taken_over.clear()
         await successor.tell(f"open b {BLOCKS}")
         pull = decode.pull(successor, "b")
-        await decode.landed(BLOCKS - 1)
+        await decode.landed(pull, BLOCKS - 1)
         await successor.tell("finish b")
         await pull
         assert decode.is_right()
@@ -156,19 +159,19 @@ async def test_a_stopped_prefill_costs_no_more_than_the_deadline_or_the_heartbea
     async with prefill_process(transport) as prefill:
         await prefill.tell(f"open warm {BLOCKS}")
         warm = decode.pull(prefill, "warm")
-        await decode.landed(BLOCKS - 1)
+        await decode.landed(warm, BLOCKS - 1)
         await prefill.tell("finish warm")
         await warm
         await prefill.tell(f"open a {BLOCKS}")
         decode.store.taken_over.clear()
         stopped_s = time.monotonic()
         pull = decode.pull(prefill, "a", deadline_s)
-        await decode.landed(1)
+        await decode.landed(pull, 1)
         prefill.process.send_signal(signal.SIGSTOP)
         with pytest.raises(error):
             await pull
-        # 3 missed heartbeats of 0.2 s; or the deadline and the drain's grace of 0.5 s
-        assert time.monotonic() - stopped_s < 2.5
+        # 3 missed heartbeats of 0.4 s; or the deadline and the drain's grace of 0.5 s
+        assert time.monotonic() - stopped_s < 4.0
         decode.store.data[:] = b"\xa5" * len(decode.store.data)
         prefill.process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.5)
@@ -193,8 +196,8 @@ async def test_a_killed_or_stopped_decode_frees_its_leases(transport: str) -> No
             assert await asyncio.wait_for(child.stdout.readline(), 20) == b"landed\n"
             child.send_signal(number)
             began_s = time.monotonic()
-            await pair.leases_gone(3.0)
-            assert time.monotonic() - began_s < 2.0
+            await pair.leases_gone(5.0)
+            assert time.monotonic() - began_s < 4.0
             await asyncio.sleep(0.01)
             assert pair.ends["t1"] == ["peer_lost"]
             if number == signal.SIGSTOP:

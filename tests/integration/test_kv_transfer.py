@@ -25,6 +25,7 @@ from baton_api.errors import (
     TransferDeadline,
     TransferError,
 )
+from baton_kv.client import Pulled
 from support.kv_flaky import faulty, flip_one_bit, silent
 from support.kv_pair import FAST, FIRST, LAYOUT, PREFILL, Pair, kv_pair, layout_of
 
@@ -47,11 +48,13 @@ def assert_moved(pair: Pair, untouched: bytes, held: int = 0) -> None:
     assert pair.decode.data == expected
 
 
-async def landed(pair: Pair, blocks: int) -> None:
-    """Waits until decode has verified that many blocks."""
-    async with asyncio.timeout(8):
+async def landed(pair: Pair, pull: asyncio.Task[Pulled], blocks: int) -> None:
+    """Waits until decode has verified that many blocks. A pull that failed meanwhile raises its own error."""
+    async with asyncio.timeout(15):
         while len(pair.decode.taken_over) < blocks:
-            await asyncio.sleep(0.005)
+            if pull.done():
+                await pull
+            await asyncio.sleep(0.002)
 
 
 async def ended(pair: Pair, transfer_id: str = "t1") -> str:
@@ -70,7 +73,7 @@ async def test_a_prompt_moves_while_it_is_computed(transport: str, held: int) ->
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET, held))
         lease.computed(SOURCE[:4])
-        await landed(pair, max(0, 4 - held))
+        await landed(pair, pull, max(0, 4 - held))
         lease.computed(SOURCE[:5])
         lease.finish(SOURCE, FIRST, PREFILL)
         pulled = await pull
@@ -181,7 +184,7 @@ async def test_prefill_fails_midway_and_decode_hears_why(transport: str) -> None
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await landed(pair, 3)
+        await landed(pair, pull, 3)
         lease.fail("out_of_memory", "no blocks left")
         with pytest.raises(PrefillFailed, match="no blocks left") as caught:
             await pull
@@ -208,7 +211,7 @@ async def test_decode_cancels_midway_and_no_byte_lands_afterwards(transport: str
         lease = pair.open(num_tokens=16 * 30)
         pull = asyncio.create_task(pair.pull(range(30), ticket=pair.ticket(num_tokens=16 * 30)))
         lease.computed(range(29))
-        await landed(pair, 1)
+        await landed(pair, pull, 1)
         pull.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pull
@@ -239,8 +242,9 @@ async def test_cancelling_twice_still_waits_until_nothing_can_land() -> None:
 @every
 async def test_the_callers_deadline_ends_a_pull_that_prefill_never_finishes(transport: str) -> None:
     async with kv_pair(transport) as pair:
-        lease = pair.open(deadline_s=1.0)
-        lease.computed(SOURCE[:3])
+        pair.open("warm").finish(SOURCE, FIRST, PREFILL)
+        await pair.pull(TARGET, ticket=pair.ticket("warm"))
+        pair.open().computed(SOURCE[:3])
         began_s = asyncio.get_running_loop().time()
         with pytest.raises(TransferDeadline):
             await pair.pull(TARGET, deadline_s=0.4)
@@ -391,7 +395,7 @@ async def test_closing_prefill_ends_pulls_and_leases(transport: str) -> None:
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await landed(pair, 3)
+        await landed(pair, pull, 3)
         await pair.server.close()
         with pytest.raises(TransferError):
             await pull
@@ -406,7 +410,7 @@ async def test_closing_decode_ends_pulls_and_leases(transport: str) -> None:
         lease = pair.open()
         pull = asyncio.create_task(pair.pull(TARGET))
         lease.computed(SOURCE[:3])
-        await landed(pair, 3)
+        await landed(pair, pull, 3)
         await pair.client.close()
         with pytest.raises(TransferAborted):
             await pull

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from baton_api.errors import PeerLost
-from baton_kv.transport import Link, Transport
+from baton_kv.transport import Expectation, Link, Transport
 
 Fault = Callable[[int, memoryview], memoryview]
 
@@ -48,12 +48,13 @@ class WrappedTransport:
     def negotiated(self) -> str:
         return self._inner.negotiated
 
-    def expect(self, token: bytes) -> asyncio.Future[Link]:
+    async def expect(self, token: bytes) -> Expectation:
         outer: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
-        inner = self._inner.expect(token)
+        expectation = await self._inner.expect(token)
+        inner = expectation.link
         inner.add_done_callback(lambda done: None if done.cancelled() else self._arrived(done.result(), outer))
         outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
-        return outer
+        return Expectation(expectation.address, outer)
 
     def _arrived(self, link: Link, outer: asyncio.Future[Link]) -> None:
         if not outer.done():

@@ -26,7 +26,7 @@ class ComputeSettings:
 
     device: str = setting("auto", "where the model runs: auto, cpu, cuda or cuda:INDEX")
     dtype: str = setting(
-        "auto", "compute type; auto: float32 on a CPU, else the checkpoint's", choices=("auto", "float32", "bfloat16")
+        "auto", "compute type; auto: float32 on a CPU, else the model's", choices=("auto", "float32", "bfloat16")
     )
     threads: int | None = setting(None, "torch threads; default: torch's own choice", low=1, high=1024)
     max_batched_tokens: int = setting(512, "token budget of a step: the prefill chunk", low=1, high=2**20)

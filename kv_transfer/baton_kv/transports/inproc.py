@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 
 from baton_api.errors import PeerLost
-from baton_kv.transport import Expected, Link
+from baton_kv.transport import Expectation, Expected, Link
 
 _listening: dict[str, InprocTransport] = {}
 
@@ -94,13 +94,12 @@ class InprocTransport:
         self._address = ""
         self._links: list[InprocLink] = []
 
-    async def listen(self) -> str:
+    async def listen(self) -> None:
         self._address = secrets.token_hex(8)
         _listening[self._address] = self
-        return self._address
 
-    def expect(self, token: bytes) -> asyncio.Future[Link]:
-        return self._expected.add(token)
+    async def expect(self, token: bytes) -> Expectation:
+        return Expectation(self._address, self._expected.add(token))
 
     async def connect(self, address: str, token: bytes, timeout_s: float) -> Link:
         listener = _listening.get(address)

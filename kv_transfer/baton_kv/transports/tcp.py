@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 
 from baton_api.errors import PeerLost
-from baton_kv.transport import TOKEN_BYTES, Expected, Link
+from baton_kv.transport import TOKEN_BYTES, Expectation, Expected, Link
 
 _HEADER = struct.Struct("<QQ")
 _MAX_HANDSHAKES = 256
@@ -143,17 +143,18 @@ class TcpTransport:
         self._expected = Expected()
         self._links: set[TcpLink] = set()
         self._listener: socket.socket | None = None
+        self._address = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def listen(self) -> str:
+    async def listen(self) -> None:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         self._listener = socket.create_server((self._host, self._port), family=family, backlog=1024)
         self._listener.setblocking(False)
         self._spawn(self._accept(self._listener))
-        return f"{self._host}|{self._listener.getsockname()[1]}"
+        self._address = f"{self._host}|{self._listener.getsockname()[1]}"
 
-    def expect(self, token: bytes) -> asyncio.Future[Link]:
-        return self._expected.add(token)
+    async def expect(self, token: bytes) -> Expectation:
+        return Expectation(self._address, self._expected.add(token))
 
     async def connect(self, address: str, token: bytes, timeout_s: float) -> Link:
         host, _, port = address.rpartition("|")

@@ -1,38 +1,41 @@
 """Transport over UCX, by ucxx: two-sided tagged messages straight from and into KV blocks.
 
-ucxx's low-level objects are used, with one context and worker per transport and UCX's own progress thread: bytes are
-copied off the event loop and outside the interpreter's lock. Completion is polled from the event loop while something
-is in flight. A UCX tag is the receiver's link number and the link's tag, because matching is per worker.
+Every link has a UCX worker of its own, with UCX's progress thread: bytes are copied off the event loop and outside the
+interpreter's lock. Workers are not shared because peers on one host write into a worker's receive queue in shared
+memory: a peer killed in the middle of that blocks the queue for every other peer, for ever (seen with UCX 1.21). With
+the worker goes the queue, and closing a link is final.
+
+ucxx's low-level objects are used. Completion is polled from the event loop while something is in flight.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
-import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from baton_api.errors import PeerLost, SettingError
-from baton_kv.transport import TOKEN_BYTES, Expected, Link
+from baton_kv.transport import TOKEN_BYTES, Expectation, Link
 
 from . import ucx_env
+from .interfaces import interface_of
+from .ucx_query import lane_transports
 
 log = logging.getLogger("baton.kv")
 
-_GREETING = struct.Struct("<I")  # listener: its link number
-_HELLO = struct.Struct(f"<{TOKEN_BYTES}sI")  # connecting side: token, its link number
-_TAKEN = 1  # listener: one byte
-_MAX_HANDSHAKES = 256
+_GREETING = b"baton-kv"
+_TAKEN = 1  # byte with which the listening side takes the link
 _SHORT_PAUSE_S, _LONG_PAUSE_S = 0.0002, 0.001
+_EPOLL_MS = 10
 _CLOSE_NS = 1_000_000_000
+_CLOSE_GRACE_S = 2.0
 
 
-class _Ucxx:
+class Ucxx:
     """The parts of ucxx that are used. Imported when the first transport is made."""
 
     def __init__(self) -> None:
@@ -52,10 +55,49 @@ class _Ucxx:
         self.api, self.Array, self.Tag, self.full_mask = libucxx, Array, Tag, TagMaskFull
 
 
+class UcxWorker:
+    """A UCX worker with its progress thread, and whatever requests run on it."""
+
+    def __init__(self, ucxx: Ucxx, context: Any) -> None:
+        self.ucxx = ucxx
+        self.worker = ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
+        self.worker.start_progress_thread(polling_mode=False, epoll_timeout=_EPOLL_MS)
+        self.endpoints: list[Any] = []
+        self._unfinished: list[tuple[Any, bytearray]] = []
+        self._stopped = False
+
+    async def stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
+        """One message of a handshake."""
+        request = post(self.ucxx.Array(data))
+        try:
+            while not request.completed:
+                await asyncio.sleep(_LONG_PAUSE_S)
+        except asyncio.CancelledError:
+            self._unfinished.append((request, data))  # UCX may write until the worker has stopped
+            raise
+        request.check_error()
+        return data
+
+    def close_endpoints(self) -> None:
+        """By force: their requests end with an error. Blocks for a moment; not for the event loop's thread."""
+        for endpoint in self.endpoints:
+            endpoint.close_blocking(_CLOSE_NS, 1)
+            endpoint.remove_close_callback()
+
+    def stop(self) -> None:
+        """Nothing is copied on this worker any more. Blocks for a moment; not for the event loop's thread."""
+        if not self._stopped:
+            self._stopped = True
+            self.worker.stop_progress_thread()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.close_endpoints)
+        await asyncio.to_thread(self.stop)
+
+
 class UcxLink:
-    def __init__(self, ucxx: _Ucxx, endpoint: Any, near: int, far: int, negotiated: str) -> None:
-        self._ucxx, self._endpoint, self.negotiated = ucxx, endpoint, negotiated
-        self._near, self._far = near << 32, far << 32
+    def __init__(self, worker: UcxWorker, endpoint: Any, negotiated: str) -> None:
+        self._worker, self._ucxx, self._endpoint, self.negotiated = worker, worker.ucxx, endpoint, negotiated
         self._loop = asyncio.get_running_loop()
         self._pending: list[tuple[Any, asyncio.Future[None], Any]] = []
         self._poller: asyncio.Task[None] | None = None
@@ -65,12 +107,10 @@ class UcxLink:
         endpoint.set_close_callback(self._peer_closed)
 
     def send(self, tag: int, view: memoryview) -> asyncio.Future[None]:
-        return self._submit(lambda data: self._endpoint.tag_send(data, self._ucxx.Tag(self._far | tag)), view)
+        return self._submit(lambda data: self._endpoint.tag_send(data, self._ucxx.Tag(tag)), view)
 
     def recv(self, tag: int, view: memoryview) -> asyncio.Future[None]:
-        return self._submit(
-            lambda data: self._endpoint.tag_recv(data, self._ucxx.Tag(self._near | tag), self._ucxx.full_mask), view
-        )
+        return self._submit(lambda data: self._endpoint.tag_recv(data, self._ucxx.Tag(tag), self._ucxx.full_mask), view)
 
     def on_lost(self, heard: Callable[[str], None]) -> None:
         if self._lost is None:
@@ -91,7 +131,7 @@ class UcxLink:
         data = self._ucxx.Array(view)
         try:
             request = post(data)
-        except self._ucxx.api.UCXError as error:
+        except (self._ucxx.api.UCXError, RuntimeError) as error:
             future.set_exception(PeerLost(f"ucx: {error}"))
             return future
         self._pending.append((request, future, data))
@@ -110,22 +150,20 @@ class UcxLink:
         self._poller = None
 
     def _collect(self) -> bool:
-        waiting = []
-        for item in self._pending:
+        before, waiting = self._pending, []
+        for item in before:
             if item[0].completed:
                 self._complete(item[0], item[1])
             else:
                 waiting.append(item)
-        found = len(waiting) < len(self._pending)
         self._pending = waiting
-        return found
+        return len(waiting) < len(before)
 
     def _complete(self, request: Any, future: asyncio.Future[None]) -> None:
         try:
             request.check_error()
         except self._ucxx.api.UCXError as error:
-            if not future.done():
-                future.set_exception(PeerLost(f"ucx: {self._lost or error}"))
+            _fail(future, f"ucx: {self._lost or error}")
             self._drop(f"ucx: {error}")
         else:
             if not future.done():
@@ -137,109 +175,116 @@ class UcxLink:
             self._loop.call_soon_threadsafe(self._drop, "peer closed the link")
 
     def _drop(self, why: str) -> None:
-        if self._lost is not None:
-            return
-        self._lost = why
-        self._closing = self._loop.create_task(self._close())
+        if self._lost is None:
+            self._lost = why
+            self._closing = self._loop.create_task(self._close(why))
 
-    async def _close(self) -> None:
-        """Closing an endpoint by force ends its requests; only a request that says so is over."""
-        await asyncio.to_thread(self._endpoint.close_blocking, _CLOSE_NS, 1)
-        self._endpoint.remove_close_callback()
-        began_s = time.monotonic()
-        while self._poller is not None:
-            await asyncio.wait([self._poller], timeout=5.0)
-            if self._poller is not None and not self._poller.done():
-                log.error("ucx keeps %d requests %.0f s after close", len(self._pending), time.monotonic() - began_s)
+    async def _close(self, why: str) -> None:
+        """Closing the endpoint by force ends its requests. Whatever has not ended by the grace time ends with the
+        worker: without its progress thread nothing is copied."""
+        await asyncio.to_thread(self._worker.close_endpoints)
+        if self._poller is not None:
+            await asyncio.wait([self._poller], timeout=_CLOSE_GRACE_S)
+        await asyncio.to_thread(self._worker.stop)
+        if self._poller is not None and not self._poller.done():
+            log.error("ucx did not end %d requests of a closed link; its worker is stopped", len(self._pending))
+            self._poller.cancel()
+            for _, future, _ in self._pending:
+                _fail(future, f"ucx: {why}")
         for heard in self._listeners:
-            heard(self._lost or "closed")
+            heard(why)
+
+
+def _fail(future: asyncio.Future[None], why: str) -> None:
+    if not future.done():
+        future.set_exception(PeerLost(why))
 
 
 class UcxTransport:
     """`name` is a profile of ucx_env. Errors of UCX become PeerLost here."""
 
-    def __init__(self, name: str, host: str, port: int, timeout_s: float) -> None:
+    def __init__(self, name: str, host: str, timeout_s: float) -> None:
         self.name = name
         self.negotiated = name
-        self._host, self._port, self._timeout_s = host, port, timeout_s
-        self._ucxx = _Ucxx()
-        context = self._ucxx.api.UCXContext(ucx_env.options(name, os.environ))
-        self._worker = self._ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
-        self._worker.start_progress_thread(polling_mode=False, epoll_timeout=1)
-        self._listener: Any = None
-        self._expected = Expected()
-        self._numbers = itertools.count(1)
+        self._host, self._timeout_s = host, timeout_s
+        self._ucxx = Ucxx()
+        self._context = self._ucxx.api.UCXContext(ucx_env.options(name, os.environ, interface_of(host)))
         self._links: set[UcxLink] = set()
+        self._waiting: set[asyncio.Future[Link]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unfinished: list[tuple[Any, bytearray]] = []
 
-    async def listen(self) -> str:
+    async def listen(self) -> None:
+        """Nothing to do: every expected link listens on a worker of its own."""
+
+    async def expect(self, token: bytes) -> Expectation:
         loop = asyncio.get_running_loop()
+        worker = await asyncio.to_thread(UcxWorker, self._ucxx, self._context)
+        future: asyncio.Future[Link] = loop.create_future()
+        arrivals: asyncio.Queue[Any] = asyncio.Queue()
 
         def arrived(endpoint: Any) -> None:
             with contextlib.suppress(RuntimeError):  # the event loop is closed already
-                loop.call_soon_threadsafe(self._arrived, endpoint)
+                loop.call_soon_threadsafe(arrivals.put_nowait, endpoint)
 
-        self._listener = self._ucxx.api.UCXListener.create(
-            worker=self._worker, port=self._port, cb_func=arrived, deliver_endpoint=True
+        listener = self._ucxx.api.UCXListener.create(
+            worker=worker.worker, port=0, cb_func=arrived, deliver_endpoint=True
         )
-        return f"{self._host}|{self._listener.port}"
+        task = loop.create_task(self._take(worker, listener, arrivals, token, future))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        future.add_done_callback(lambda done: task.cancel() if done.cancelled() else None)
+        return Expectation(f"{self._host}|{listener.port}", future)
 
-    def expect(self, token: bytes) -> asyncio.Future[Link]:
-        return self._expected.add(token)
+    async def _take(
+        self, worker: UcxWorker, listener: Any, arrivals: asyncio.Queue[Any], token: bytes, future: asyncio.Future[Link]
+    ) -> None:
+        """Until someone comes with the token. `listener` lives as long as this task."""
+        try:
+            while not future.done():
+                endpoint = await arrivals.get()
+                worker.endpoints.append(endpoint)
+                with contextlib.suppress(TimeoutError, OSError, RuntimeError, self._ucxx.api.UCXError):
+                    async with asyncio.timeout(self._timeout_s):
+                        await worker.stream(endpoint.stream_send, bytearray(_GREETING))
+                        if await worker.stream(endpoint.stream_recv, bytearray(TOKEN_BYTES)) == token:
+                            await worker.stream(endpoint.stream_send, bytearray(_TAKEN))
+                            future.set_result(self._link(worker, endpoint))
+        finally:
+            if not future.done() or future.cancelled():
+                await worker.close()
+                future.cancel()
 
     async def connect(self, address: str, token: bytes, timeout_s: float) -> Link:
         host, _, port = address.rpartition("|")
-        near = next(self._numbers)
-        endpoint = None
+        worker = await asyncio.to_thread(UcxWorker, self._ucxx, self._context)
         try:
             async with asyncio.timeout(timeout_s):
-                endpoint = self._ucxx.api.UCXEndpoint.create(self._worker, host, int(port), True)
+                endpoint = self._ucxx.api.UCXEndpoint.create(worker.worker, host, int(port), True)
+                worker.endpoints.append(endpoint)
                 # Listen first: UCX 1.21 spins for ever in a stream send on an endpoint that cannot connect.
-                greeting = await self._stream(endpoint.stream_recv, bytearray(_GREETING.size))
-                await self._stream(endpoint.stream_send, bytearray(_HELLO.pack(token, near)))
-                await self._stream(endpoint.stream_recv, bytearray(_TAKEN))
-                return self._link(endpoint, near, _GREETING.unpack(greeting)[0])
+                await worker.stream(endpoint.stream_recv, bytearray(len(_GREETING)))
+                await worker.stream(endpoint.stream_send, bytearray(token))
+                await worker.stream(endpoint.stream_recv, bytearray(_TAKEN))
+                return self._link(worker, endpoint)
         except TimeoutError as error:
-            await self._discard(endpoint)
+            await worker.close()
             raise PeerLost(f"no ucx link to {address} within {timeout_s:g} s") from error
         except (self._ucxx.api.UCXError, OSError, RuntimeError, ValueError) as error:
-            await self._discard(endpoint)
+            await worker.close()
             raise PeerLost(f"no ucx link to {address}: {error}") from error
         except asyncio.CancelledError:
-            await self._discard(endpoint)
+            await worker.close()
             raise
 
     async def close(self) -> None:
-        self._expected.cancel_all()
-        self._listener = None
-        for task in self._tasks:
-            task.cancel()
+        for future in list(self._waiting):
+            future.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(link.abort() for link in set(self._links)))
-        await asyncio.to_thread(self._worker.stop_progress_thread)
 
-    async def _stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
-        """One message of the handshake: per endpoint, so that two connecting peers cannot be mixed up."""
-        request = post(self._ucxx.Array(data))
-        try:
-            while not request.completed:
-                await asyncio.sleep(_LONG_PAUSE_S)
-        except asyncio.CancelledError:
-            self._unfinished.append((request, data))  # UCX may still write until the endpoint is closed
-            raise
-        request.check_error()
-        return data
-
-    async def _discard(self, endpoint: Any) -> None:
-        """Closes an endpoint that became no link, and lets go of the buffers of handshakes that are over."""
-        if endpoint is not None:
-            await asyncio.to_thread(endpoint.close_blocking, _CLOSE_NS, 1)
-        self._unfinished = [item for item in self._unfinished if not item[0].completed]
-
-    def _link(self, endpoint: Any, near: int, far: int) -> UcxLink:
-        from .ucx_query import lane_transports
-
+    def _link(self, worker: UcxWorker, endpoint: Any) -> UcxLink:
         lanes = lane_transports(endpoint.handle)
         self.negotiated = ucx_env.negotiated(lanes)
         matches = self.name in ("ucx", self.negotiated)
@@ -248,36 +293,7 @@ class UcxTransport:
             "kv link runs on %s (lanes %s), %s was asked for",
             *(self.negotiated, ",".join(lanes), self.name),
         )
-        link = UcxLink(self._ucxx, endpoint, near, far, self.negotiated)
+        link = UcxLink(worker, endpoint, self.negotiated)
         self._links.add(link)
         link.on_lost(lambda _: self._links.discard(link))
         return link
-
-    def _arrived(self, endpoint: Any) -> None:
-        if len(self._tasks) < _MAX_HANDSHAKES:
-            self._spawn(self._shake(endpoint))
-        else:
-            self._spawn(self._discard(endpoint))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _shake(self, endpoint: Any) -> None:
-        """The token within the time, or the endpoint is closed."""
-        near, link = next(self._numbers), None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._stream(endpoint.stream_send, bytearray(_GREETING.pack(near)))
-                token, far = _HELLO.unpack(await self._stream(endpoint.stream_recv, bytearray(_HELLO.size)))
-                if self._expected.has(token):
-                    await self._stream(endpoint.stream_send, bytearray(_TAKEN))
-                    link = self._link(endpoint, near, far)
-                    if not self._expected.arrived(token, link):
-                        await link.abort()
-        except (TimeoutError, OSError, RuntimeError, self._ucxx.api.UCXError) as error:
-            log.info("ucx handshake failed: %s", error)
-        finally:
-            if link is None:
-                await self._discard(endpoint)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Before ucxx is imported. It would ask for CUDA staging buffers, and UCX would complain about ucxx's own variables.
-PROCESS_ENV = {"UCX_RNDV_FRAG_MEM_TYPE": "host", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+# Before ucxx is imported. It would ask for CUDA staging buffers, UCX would complain about ucxx's own variables, and it
+# would log to stdout, which is the process's own.
+PROCESS_ENV = {"UCX_RNDV_FRAG_MEM_TYPE": "host", "UCX_WARN_UNUSED_ENV_VARS": "n", "UCX_LOG_FILE": "stderr"}
+LOOPBACK = "lo"
 
 _SHARED_MEMORY = {"POSIX_ERROR_HANDLING": "y", "SYSV_ERROR_HANDLING": "y"}
 _ALWAYS = {"KEEPALIVE_INTERVAL": "500ms"}
@@ -25,10 +27,17 @@ _RDMA = ("rc", "dc", "ud", "ib", "gdr", "srd")
 _SHM = ("posix", "sysv", "cma", "xpmem", "knem", "self")
 
 
-def options(profile: str, environment: Iterable[str]) -> dict[str, str]:
-    """UCX options of `profile`, without those the operator set as UCX_... in `environment`."""
+def options(profile: str, environment: Iterable[str], interface: str | None = None) -> dict[str, str]:
+    """UCX options of `profile`, without those the operator set as UCX_... in `environment`.
+
+    `interface` is the one that peers reach this process on. Left alone UCX also takes every other one it finds, those
+    of bridges and of other containers too, and connects to addresses that nobody answers. Profile `ucx` may use RDMA
+    devices, which are interfaces of their own, and is pinned only when it never leaves the host.
+    """
+    pinned = interface is not None and (profile != "ucx" or interface == LOOPBACK)
+    wanted = {**PROFILES[profile], **({"NET_DEVICES": interface} if pinned and interface else {})}
     chosen = {name.removeprefix("UCX_") for name in environment if name.startswith("UCX_")}
-    return {name: value for name, value in PROFILES[profile].items() if name not in chosen}
+    return {name: value for name, value in wanted.items() if name not in chosen}
 
 
 def negotiated(transports: Iterable[str]) -> str:
