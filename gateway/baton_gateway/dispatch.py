@@ -11,7 +11,7 @@ from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from .attempt import Attempt, Failure, LegRequest
 from .index import PrefixIndex
 from .job import Job, Parts, check_context
-from .legs import Handing, Prompt, decode_body, prefill_body, ticket_for
+from .legs import AnyPrompt, Handing, decode_body, prefill_body, ticket_for
 from .routing import pick
 from .telemetry import label
 
@@ -81,7 +81,7 @@ def decide(parts: Parts, job: Job) -> Route | Refusal:
     epochs = {worker.url: worker.info.epoch for worker in workers}
     failed = [failure.worker for failure in job.failures]
     excluded = frozenset(worker.url for worker in failed if epochs.get(worker.url) == worker.info.epoch)
-    request = RouteRequest(len(job.prompt), job.asked.model, excluded, job.revision)
+    request = RouteRequest(routed_tokens(workers, job.prompt), job.asked.model, excluded, job.revision)
     found = pick(
         View(workers, held_blocks(parts.index, workers, job.prompt)), request, parts.now(), parts.settings.policy
     )
@@ -91,11 +91,20 @@ def decide(parts: Parts, job: Job) -> Route | Refusal:
     return found
 
 
-def held_blocks(index: PrefixIndex, workers: tuple[WorkerView, ...], prompt: Prompt) -> dict[str, int]:
+def routed_tokens(workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> int:
+    """An estimated length never makes a prompt too long: only the worker knows."""
+    if prompt.exact:
+        return len(prompt)
+    longest = min((worker.info.max_model_len for worker in workers), default=2) - 1
+    return max(1, min(len(prompt), longest))
+
+
+def held_blocks(index: PrefixIndex, workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> dict[str, int]:
     held: dict[str, int] = {}
     for block_tokens in {worker.info.block_tokens for worker in workers}:
         urls = [worker.url for worker in workers if worker.info.block_tokens == block_tokens]
-        held.update(index.held(prompt.keys(block_tokens), urls))
+        found = index.held(prompt.keys(block_tokens), urls)
+        held.update((url, prompt.blocks_of(keys, block_tokens)) for url, keys in found.items())
     return held
 
 

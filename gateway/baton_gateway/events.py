@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from baton_api.errors import WorkerProtocolError
 
 END = b"\n\n"
@@ -20,6 +22,12 @@ _ERROR = b'data: {"error"'
 _DATA = b"data:"
 MAX_TOLD_BYTES = 16 * 1024 * 1024
 MAX_PARTIAL_BYTES = 16 * 1024 * 1024
+
+
+class _Counted(msgspec.Struct):
+    """Of an answer only its usage is read; the rest is skipped, not built."""
+
+    usage: dict[str, Any] | None = None
 
 
 class StreamTail:
@@ -99,10 +107,9 @@ class StreamTail:
 def usage_of(answer: bytes) -> dict[str, Any] | None:
     """The `usage` of an answer object, None when it has none or is not JSON (a foreign worker's)."""
     try:
-        usage = json.loads(answer).get("usage")
-    except (ValueError, AttributeError, RecursionError):
+        return msgspec.json.decode(answer, type=_Counted).usage
+    except (msgspec.MsgspecError, RecursionError):
         return None
-    return usage if isinstance(usage, dict) else None
 
 
 def error_of(event: bytes) -> WorkerProtocolError:

@@ -16,9 +16,10 @@ from .attempt import Attempt
 from .dispatch import first_answer
 from .events import DONE, END, StreamTail, usage_of
 from .job import Job, Parts, Visitor, check_context, check_model
-from .legs import Prompt
+from .legs import AnyPrompt
 from .resume import Leader
 from .telemetry import label
+from .text_prompt import TextPrompt
 from .timeline import Timeline
 from .tokenising import Asked
 
@@ -34,7 +35,7 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     timeline.lap("receive", parts.now())
     try:
         async with asyncio.timeout(parts.settings.request_timeout_s):
-            prompt = await tokenise(parts, asked, visitor.tenant, len(exchange.body))
+            prompt = await read_prompt(parts, fields, asked, visitor.tenant, len(exchange.body))
             timeline.lap("tokenise", parts.now())
             check_context(parts.registry.routable(), asked, prompt)
             headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
@@ -55,9 +56,14 @@ def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     return known_fields(body, chat=chat, internal=False), asked
 
 
-async def tokenise(parts: Parts, asked: Asked, tenant: str, body_bytes: int) -> Prompt:
-    """Once per request; on a thread unless it is too small to be worth the way. Raises BadRequest, Overloaded."""
+async def read_prompt(parts: Parts, fields: dict[str, Any], asked: Asked, tenant: str, body_bytes: int) -> AnyPrompt:
+    """Tokenised once, on a thread unless it is too small to be worth the way; with `routing.keys: text` not at all.
+
+    Raises BadRequest, Overloaded.
+    """
     salt, sizes = parts.salt(tenant, asked.cache_salt), parts.registry.block_sizes
+    if parts.settings.prefix_keys == "text":
+        return TextPrompt(fields, salt)
     if body_bytes <= parts.settings.inline_bytes:
         return parts.tokeniser.read_now(asked, salt, sizes)
     return await parts.tokeniser.read(asked, salt, sizes)
@@ -144,6 +150,8 @@ def observe_first_token(parts: Parts, job: Job) -> None:
 
 def count_tokens(parts: Parts, job: Job, usage: dict[str, Any] | None) -> None:
     sent = usage.get("completion_tokens") if usage else None
-    parts.telemetry.count("baton_gateway_tokens_total", job.asked.model, "prompt", amount=len(job.prompt))
+    read = len(job.prompt) if job.prompt.exact else usage.get("prompt_tokens") if usage else None
+    if isinstance(read, int):
+        parts.telemetry.count("baton_gateway_tokens_total", job.asked.model, "prompt", amount=read)
     if isinstance(sent, int):
         parts.telemetry.count("baton_gateway_tokens_total", job.asked.model, "completion", amount=sent)

@@ -36,15 +36,20 @@ class PrefixIndex:
         """How many leading blocks of `keys` each of `urls` is thought to hold; those with none are left out."""
         depth: dict[str, int] = {}
         alive = {url: self._lives[url] for url in urls if url in self._lives}
-        for count, key in enumerate(keys, 1):
+        count = 0
+        for key in keys:
             holders = self._holders.get(key)
-            if not holders:
+            if holders is None:
                 break
-            alive = {url: life for url, life in alive.items() if holders.get(url) == life}
+            # Of all that a request costs here this loop runs longest: nothing is built while nobody drops out.
+            for url in [url for url, life in alive.items() if holders.get(url) != life]:
+                depth[url] = count
+                del alive[url]
             if not alive:
                 break
-            depth.update(dict.fromkeys(alive, count))
-        return depth
+            count += 1
+        depth.update(dict.fromkeys(alive, count))
+        return {url: blocks for url, blocks in depth.items() if blocks}
 
     def forget(self, url: str) -> None:
         """A new epoch: nothing that was recorded of `url` holds any more. Its old entries age out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from baton_api.blocks import derive_key, tenant_salt
@@ -17,7 +18,7 @@ from .admission import Admission, RetryBudget
 from .attempt import Attempt, Failure
 from .discovery import FleetChanges
 from .index import PrefixIndex
-from .legs import Prompt
+from .legs import AnyPrompt
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
@@ -60,7 +61,10 @@ class Parts:
 
     def salt(self, tenant: str, cache_salt: str | None) -> bytes:
         """A client's own salt only narrows: it is mixed into its tenant's, never used in its place."""
-        return tenant_salt(self.secret, tenant if cache_salt is None else f"{tenant}/{cache_salt}")
+        return _salt(self.secret, tenant if cache_salt is None else f"{tenant}/{cache_salt}")
+
+
+_salt = lru_cache(maxsize=4096)(tenant_salt)
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ class Job:
     path: str
     fields: dict[str, Any]
     asked: Asked
-    prompt: Prompt
+    prompt: AnyPrompt
     headers: tuple[tuple[str, str], ...]
     deadline_s: float
     timeline: Timeline
@@ -86,8 +90,10 @@ def check_model(registry: Registry, model: str) -> None:
         raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
 
 
-def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: Prompt) -> None:
-    """Raises ContextLengthExceeded with the counts before any worker is asked."""
+def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: AnyPrompt) -> None:
+    """Raises ContextLengthExceeded with the counts before any worker is asked. An estimate refuses nothing."""
+    if not prompt.exact:
+        return
     limit = max((worker.info.max_model_len for worker in workers), default=None)
     wanted = asked.sampling.max_tokens or 1
     if limit is not None and len(prompt) + wanted > limit:

@@ -17,6 +17,8 @@ from baton_api.handoff import HandOff, OnPrefillFailure
 from baton_api.routing import Route
 from baton_api.tickets import Ticket, sign_ticket
 
+from .text_prompt import TextPrompt
+
 Leg = Literal["prefill", "decode"]
 _ALREADY_APPLIED = frozenset({"messages", "prompt", "chat_template_kwargs", "cache_salt"})
 _NOT_FOR_PREFILL = frozenset({"stream", "stream_options", "max_completion_tokens", "stop"})
@@ -26,6 +28,7 @@ class Prompt:
     """A tokenised prompt of one tenant: block keys worked out once per block size, ids encoded once for both legs."""
 
     __slots__ = ("_digests", "_keys", "ids_json", "salt", "token_ids")
+    exact = True
 
     def __init__(self, token_ids: Sequence[int], salt: bytes) -> None:
         self.token_ids = token_ids
@@ -42,11 +45,24 @@ class Prompt:
             self._keys[block_tokens] = block_keys(self.token_ids, block_tokens, self.salt)
         return self._keys[block_tokens]
 
+    def blocks_of(self, keys: int, block_tokens: int) -> int:
+        """How many KV blocks the first `keys` keys stand for."""
+        return keys
+
+    def into(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields` with the token ids for the text."""
+        kept = {name: value for name, value in fields.items() if name not in _ALREADY_APPLIED}
+        kept["prompt_token_ids"] = msgspec.Raw(self.ids_json)
+        return kept
+
     def digest(self, block_tokens: int) -> bytes:
         if block_tokens not in self._digests:
             keys = self.keys(block_tokens)
             self._digests[block_tokens] = digest_after(keys, self.token_ids, block_tokens, self.salt)
         return self._digests[block_tokens]
+
+
+AnyPrompt = Prompt | TextPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +75,11 @@ class Handing:
     ticket: str | None
 
 
-def ticket_for(route: Route, prompt: Prompt, transfer_id: str, expires_at_s: float, key: bytes) -> str | None:
+def ticket_for(route: Route, prompt: AnyPrompt, transfer_id: str, expires_at_s: float, key: bytes) -> str | None:
     """The signed permission to pull, None when decode prefills for itself. `expires_at_s` is Unix time."""
     if route.prefill is None:
         return None
+    assert isinstance(prompt, Prompt), "text keys serve aggregated routes only"
     prefill, decode = route.prefill.info, route.decode.info
     ticket = Ticket(
         transfer_id=transfer_id,
@@ -78,7 +95,7 @@ def ticket_for(route: Route, prompt: Prompt, transfer_id: str, expires_at_s: flo
     return sign_ticket(ticket, key)
 
 
-def decode_body(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, emitted: str | None = None) -> bytes:
+def decode_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, emitted: str | None = None) -> bytes:
     """`fields` as the client sent them, token ids for text, usage always asked for. `emitted`: what the client has of
     the stream already; None for a stream that will not be resumed."""
     body = _shared(fields, prompt, handing, "decode")
@@ -89,7 +106,7 @@ def decode_body(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, emi
     return msgspec.json.encode(body)
 
 
-def prefill_body(fields: Mapping[str, Any], prompt: Prompt, handing: Handing) -> bytes:
+def prefill_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing) -> bytes:
     """The same request for one token, whole."""
     body = {
         name: value
@@ -102,7 +119,7 @@ def prefill_body(fields: Mapping[str, Any], prompt: Prompt, handing: Handing) ->
     return msgspec.json.encode(body)
 
 
-def _shared(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, leg: Leg) -> dict[str, Any]:
+def _shared(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, leg: Leg) -> dict[str, Any]:
     hand_off = HandOff(
         leg,
         handing.transfer_id,
@@ -112,7 +129,6 @@ def _shared(fields: Mapping[str, Any], prompt: Prompt, handing: Handing, leg: Le
         handing.on_prefill_failure,
     )
     return {
-        **{name: value for name, value in fields.items() if name not in _ALREADY_APPLIED},
-        "prompt_token_ids": msgspec.Raw(prompt.ids_json),
+        **prompt.into(fields),
         "kv_transfer_params": hand_off.to_params(),
     }

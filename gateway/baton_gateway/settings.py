@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baton_api.errors import SettingError
 from baton_api.settings import setting
 
 from .routing import Policy
@@ -28,6 +29,11 @@ class GatewaySettings:
 
     mode: str = setting("auto", "where prompts are prefilled", choices=("auto", "disaggregated", "aggregated"))
     on_prefill_failure: str = setting("recompute", "what decode does without KV", choices=("recompute", "fail"))
+    prefix_keys: str = setting(
+        "tokens",
+        "what prefixes are known by; text: nothing is tokenised here, aggregated only",
+        choices=("tokens", "text"),
+    )
     min_remote_prefill_tokens: int = setting(32, "shorter (uncached) prompts are prefilled on decode", low=0)
     index_keys: int = setting(500_000, "block keys the prefix index holds, about 150 bytes each", low=1)
 
@@ -53,6 +59,10 @@ class GatewaySettings:
     resume_burst: int = setting(1024, "such moves that may be saved up; one is earned per request", low=0)
     drain_delay_s: float = setting(0.0, "after SIGTERM: not ready, yet still accepting, for so long", low=0)
     drain_s: float = setting(60.0, "after that: time for admitted requests to end", low=0)
+
+    def __post_init__(self) -> None:
+        if self.prefix_keys == "text" and self.mode != "aggregated":
+            raise SettingError("prefix_keys", "text", f"does not fit mode {self.mode}", "a transfer needs tokens")
 
     @property
     def policy(self) -> Policy:

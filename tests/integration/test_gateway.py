@@ -432,3 +432,28 @@ async def test_prompts_beyond_the_tokenisers_queue_are_shed(tmp_path: Path) -> N
         got = await asyncio.gather(*(s.chat("x" * 400) for _ in range(8)))
         statuses = {one.status for one in got}
         assert 200 in statuses and statuses <= {200, 429}
+
+
+async def test_with_text_keys_the_worker_gets_the_clients_text_and_a_known_prefix_is_sent_where_it_is(
+    tmp_path: Path,
+) -> None:
+    workers = [FakeWorker("decode", WORKER_KEY, f"d{i}", max_model_len=64) for i in range(2)]
+    for worker in workers:
+        worker.behave = counted
+    async with stage(tmp_path, workers, mode="aggregated", prefix_keys="text") as s:
+        for _ in range(3):
+            got = await s.chat("z" * 1000, max_tokens=1, chat_template_kwargs={"a": 1})
+            assert got.status == 200, "an estimate of 250 tokens refuses nothing at a context of 64"
+        assert sorted(len(worker.legs) for worker in workers) == [0, 3]
+        (held,) = [worker for worker in workers if worker.legs]
+        assert held.legs[0].body["messages"] == chat_body("z" * 1000)["messages"]
+        assert "prompt_token_ids" not in held.legs[0].body
+        assert held.legs[0].hand_off.ticket is None
+        parse_chat(held.legs[0].body, internal=True)
+        assert s.metric("baton_gateway_tokens_total", model_name="tiny", direction="prompt") == 3 * 77
+
+
+async def counted(exchange: Any, leg: Any) -> None:
+    """An answer that says the prompt had 77 tokens."""
+    answer = {"id": "c", "object": "chat.completion", "choices": [], "usage": {"prompt_tokens": 77}}
+    exchange.respond(200, json.dumps(answer).encode())

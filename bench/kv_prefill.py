@@ -1,0 +1,62 @@
+"""The prefill process of bench.kv: opens a finished lease on command. Commands and answers are JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import grpc.aio
+import uvloop
+
+from baton_api.sampling import SampledToken
+from baton_api.timing import PrefillTimeline
+from baton_kv import send
+from baton_kv.server import KvServer
+from baton_kv.settings import PrefillIdentity
+from baton_kv.transport import make_transport
+from baton_wire.pb import control_pb2_grpc as rpc
+
+from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
+
+CHECKSUMS = send.block_checksums
+
+
+def no_checksums(views: list[memoryview], seed: int, first_ordinal: int) -> tuple[int, ...]:
+    """What a transfer without checksums would say; only the benchmark's control rounds use it."""
+    return (0,) * len(views)
+
+
+async def commands() -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def main(transport: str, layout_name: str, descriptor: int) -> None:
+    layout, chosen = LAYOUTS[layout_name], settings(transport)
+    store = WrappedStore(layout, 1 << 20, map_memory(descriptor))
+    server = KvServer(store, PrefillIdentity("prefill", "e"), make_transport(transport, chosen), KEY, chosen)
+    grpc_server = grpc.aio.server()
+    rpc.add_KvTransferServicer_to_server(server.servicer, grpc_server)  # type: ignore[no-untyped-call]
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await grpc_server.start()
+    print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
+    reader = await commands()
+    while line := await reader.readline():
+        command = json.loads(line)
+        if "open" in command:
+            send.block_checksums = CHECKSUMS if command["checksums"] else no_checksums
+            lease = server.open(command["open"], "ab" * 16, command["tokens"], 120.0, lambda _: None)
+            blocks = range(-(-command["tokens"] // layout.block_tokens))
+            lease.finish(blocks, [SampledToken(1)], PrefillTimeline(0.0, 0.0, 1, 0))
+        print(json.dumps({"cpu_s": time.process_time()}), flush=True)
+    await server.close()
+    await grpc_server.stop(None)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
