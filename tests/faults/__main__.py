@@ -12,6 +12,7 @@ from pathlib import Path
 
 from support.tiny_models import TinyModel, make_model
 
+from .probes import PROBES
 from .rows import rows
 from .story import Figure, Round, Story
 from .theatre import theatre
@@ -23,15 +24,25 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="baton-faults-") as folder:
         model = make_model(Path(folder) / "model", TinyModel("llama", max_position=2048))
         for story in rows(resume=asked.resume):
-            if not asked.rows or story.row in asked.rows:
+            if wanted(asked, story.row):
                 story = replace(story, load=replace(story.load, streams=asked.streams or story.load.streams))
-                figures += run(story, model, Path(folder) / f"row-{story.row}", asked.seed, asked.times)
-                print(table(figures[-len(story.measures) :], story.title), flush=True)
+                found = run(story, model, Path(folder) / f"row-{story.row}", asked.seed, asked.times)
+                print(table(found, story.title), flush=True)
+                figures += found
+        for row, (title, probe) in PROBES.items():
+            if wanted(asked, row):
+                found = probe(model, Path(folder) / f"row-{row}", asked.seed, asked.times)
+                print(table(found, title), flush=True)
+                figures += found
     if asked.json:
         Path(asked.json).write_text(json.dumps([as_bench_row(figure) for figure in figures], indent=1) + "\n")
     missed = [figure for figure in figures if figure.met is False]
     print(f"{len(figures)} figures, {len(missed)} not met")
     return 1 if missed else 0
+
+
+def wanted(asked: argparse.Namespace, row: str) -> bool:
+    return not asked.rows or row in asked.rows
 
 
 def run(story: Story, model: Path, directory: Path, seed: int, times: int) -> list[Figure]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import figures
 from .story import EndLoad, Freeze, Kill, Load, Measure, Restart, Story, Terminate, Wait
 
@@ -121,8 +119,3 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
             SHORT,
         ),
     )
-
-
-def smaller(story: Story, streams: int) -> Story:
-    """The same story with fewer streams on one worker of each role fewer, for the ordinary test run."""
-    return replace(story, load=replace(story.load, streams=streams, cases=8))

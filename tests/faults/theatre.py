@@ -18,7 +18,7 @@ from support.stack import Stack
 
 from .checker import check
 from .client import Crowd, references
-from .story import Case, EndLoad, Freeze, Held, Kill, Load, Restart, Round, Story, Terminate, Wait
+from .story import Case, EndLoad, Event, Freeze, Held, Kill, Load, Restart, Round, Story, Terminate, Wait
 
 QUIET_S = 20.0
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
@@ -61,14 +61,15 @@ class Theatre:
         crowd.stop()
         self._quiet()
 
-    def play(self, seed: int) -> Round:
+    def play(self, seed: int, events: Sequence[Event] | None = None) -> Round:
+        """One round of the story, or of other events on its fleet."""
         rng, round_ = random.Random(seed), Round(seed)
         round_.before, counters = self._held(), self._counters()
         crowd = Crowd(self.stack.url, self.story.load, self._cases, seed)
         crowd.start()
         began = datetime.now()
         try:
-            for event in self.story.events:
+            for event in self.story.events if events is None else events:
                 self._perform(event, rng, round_, crowd)
         finally:
             crowd.stop()
@@ -79,7 +80,8 @@ class Theatre:
         self._perform(Restart(), rng, round_, crowd)
         round_.after = self._held()
         round_.counted = _growth(counters, self._counters())
-        round_.violations = check(round_, self._reference, may_break=self.story.may_break)
+        story = self.story
+        round_.violations = check(round_, self._reference, may_break=story.may_break, streams=story.load.streams)
         return round_
 
     def _perform(self, event: object, rng: random.Random, round_: Round, crowd: Crowd) -> None:

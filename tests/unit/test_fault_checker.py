@@ -36,7 +36,7 @@ def round_of(*answers: Seen, **changes: Any) -> Round:
 
 def test_a_good_round_passes() -> None:
     left = seen(dones=0, left=True, tokens=[5])
-    assert check(round_of(seen(), left), REFERENCE, may_break=False) == []
+    assert check(round_of(seen(), left), REFERENCE, may_break=False, streams=4) == []
 
 
 BAD_ANSWERS = {
@@ -55,14 +55,14 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize("told", BAD_ANSWERS)
 def test_a_wrong_answer_is_found(told: str) -> None:
-    found = check(round_of(BAD_ANSWERS[told]), REFERENCE, may_break=False)
+    found = check(round_of(BAD_ANSWERS[told]), REFERENCE, may_break=False, streams=4)
     assert any(told in line for line in found), found
 
 
 def test_an_explicit_error_passes_only_where_the_story_allows_it() -> None:
     broken = round_of(seen(dones=0, errors=["connection_lost"], tokens=[5, 6]))
-    assert check(broken, REFERENCE, may_break=True) == []
-    assert len(check(broken, REFERENCE, may_break=False)) == 1
+    assert check(broken, REFERENCE, may_break=True, streams=4) == []
+    assert len(check(broken, REFERENCE, may_break=False, streams=4)) == 1
 
 
 BAD_ENDS = {
@@ -83,13 +83,13 @@ def test_what_is_left_over_or_miscounted_is_found(told: str) -> None:
     good, changes = round_of(seen()), BAD_ENDS[told]
     if isinstance(name := changes.get("counted"), str):
         changes = {"counted": {**good.counted, name: 7}}
-    found = check(replace(good, **changes), REFERENCE, may_break=False)
+    found = check(replace(good, **changes), REFERENCE, may_break=False, streams=4)
     assert any(told in line for line in found), found
 
 
 def test_a_restarted_process_starts_a_baseline_of_its_own() -> None:
     after = {"prefill-0": replace(WHOLE, epoch="b", threads=90)}
-    assert check(round_of(seen(), after=after), REFERENCE, may_break=False) == []
+    assert check(round_of(seen(), after=after), REFERENCE, may_break=False, streams=4) == []
 
 
 def test_figures_are_taken_around_the_fault() -> None:
