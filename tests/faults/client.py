@@ -120,9 +120,13 @@ class Crowd:
     def start(self) -> None:
         self._thread.start()
 
+    def end(self) -> None:
+        """No new requests from now on."""
+        self._ending.set()
+
     def stop(self) -> None:
         """No new requests, and waits for those under way; a client has its own deadline."""
-        self._ending.set()
+        self.end()
         self._thread.join(self._load.deadline_s + 30.0)
         assert not self._thread.is_alive(), "the clients hang"
 

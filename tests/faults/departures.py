@@ -19,6 +19,8 @@ from .story import Case, Figure, Seen
 
 FREE_S = 0.5
 WAIT_S = (0.01, 0.08)
+PROMPT_TOKENS = {"26": 1900, "27": 300, "27w": 300}
+ANSWER_TOKENS = {"26": 100, "27": 1500, "27w": 1500}
 KINDS = {"26": "before the first token", "27": "mid-stream", "27w": "from an answer not streamed"}
 
 
@@ -44,7 +46,7 @@ def departures(stack: Stack, times: int, seed: int) -> list[Figure]:
 
 def _leave(stack: Stack, row: str, rng: random.Random) -> tuple[bool, float]:
     """Whether a worker held blocks at that moment, and how long until none did."""
-    case = Case(tuple(rng.randrange(3, 640) for _ in range(1900 if row == "26" else 300)), 400)
+    case = Case(tuple(rng.randrange(3, 640) for _ in range(PROMPT_TOKENS[row])), ANSWER_TOKENS[row])
 
     held = False
 
@@ -58,6 +60,7 @@ def _leave(stack: Stack, row: str, rng: random.Random) -> tuple[bool, float]:
             await asyncio.sleep(rng.uniform(*WAIT_S))
         nonlocal held
         held = await asyncio.to_thread(holding, stack)
+        assert seen.ending == "open", f"it ended before the client could leave: {seen}"
         assert row != "26" or not seen.tokens, "the first token came too soon to leave before it"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

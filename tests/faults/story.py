@@ -124,7 +124,7 @@ class Load:
     prompt_tokens: tuple[int, int]
     max_tokens: tuple[int, int]
     cases: int = 24
-    deadline_s: float = 60.0
+    deadline_s: float = 120.0  # the gateway's request timeout, but for 2 s that the way takes
     seeded_share: float = 0.25
     whole_share: float = 0.1  # asked for without streaming
 

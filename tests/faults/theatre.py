@@ -39,7 +39,8 @@ def cases_of(load: Load, seed: int, vocab: int = 640) -> list[Case]:
 @contextmanager
 def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     """The fleet of a story, warmed up, with the references taken."""
-    changes = {"worker": dict(story.worker), "gateway": dict(story.gateway)}
+    timeout = {"request_timeout_s": story.load.deadline_s - 2.0}
+    changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
     with Stack.up(model, directory, prefill=story.prefill, decode=story.decode, **changes) as stack:
         cases = cases_of(story.load, CASES_SEED)
         yield Theatre(story, stack, cases, references(stack.url, cases))
