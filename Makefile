@@ -32,7 +32,8 @@ check: install  ## ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 test: install  ## the whole suite, then the branch coverage of the pure modules
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --durations 10
+	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --cov --cov-report= --durations 5
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report= --durations 5
 	$(BIN)/python tools/pure.py coverage
 
 TIMES ?= 10
