@@ -98,7 +98,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--streams", type=int, default=0, help="requests under way at any time; default the row's own")
     parser.add_argument("--json", default="", help="file for the figures")
-    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args(argv)
 
 

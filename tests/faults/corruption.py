@@ -13,7 +13,7 @@ from pathlib import Path
 
 from baton_api.blocks import prompt_digest
 from baton_api.handoff import HandOff
-from support.kv_flaky import FaultyTransport
+from support.kv_flaky import faulty
 from support.pair import NUMBERS, Pair
 
 from .story import Figure
@@ -67,7 +67,7 @@ async def corrupt(model: Path, folder: Path, blocks: int, seed: int, transport: 
     """Requests until so many blocks were damaged; each answer is compared with the undamaged one."""
     rng = random.Random(seed)
     vandal = Vandal(rng)
-    async with Pair.of(model, transport, folder, wrap=lambda inner: FaultyTransport(inner, vandal)) as pair:
+    async with Pair.of(model, transport, folder, wrap=faulty(vandal)) as pair:
         prompts = [[rng.randrange(3, 640) for _ in range(PROMPT_TOKENS)] for _ in range(PROMPTS)]
         greedy = {"max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
         right = [(await pair.aggregated(prompt, **greedy)).tokens for prompt in prompts]
