@@ -17,7 +17,7 @@ def json_object(data: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -44,6 +44,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise BadRequest(f"{name} is not a JSON number")
+
+
+# json.loads would make one per body.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
