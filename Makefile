@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH_CPU ?= 2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help install fix check test demo proto clean
+.PHONY: help install fix check test faults demo proto clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,10 @@ check: install  ## ruff, mypy strict, import-linter
 test: install  ## the whole suite, then the branch coverage of the pure modules
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= --durations 10
 	$(BIN)/python tools/pure.py coverage
+
+TIMES ?= 10
+faults: install  ## every fault of the table against real processes under load, TIMES rounds each; the figures
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m faults --times $(TIMES) --json faults/results.json $(ARGS)
 
 demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo

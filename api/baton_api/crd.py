@@ -234,6 +234,8 @@ def problems(spec: ModelSpec) -> Iterator[SettingError]:
     """What no single field's limits say."""
     yield from _pool_problems("spec.prefill", spec.prefill_pool)
     yield from _pool_problems("spec.decode", spec.decode)
+    for path, pool in (("spec.prefill", spec.prefill_pool), ("spec.decode", spec.decode)):
+        yield from _step_problems(path, pool, spec.engine)
     if spec.mode == "aggregated" and spec.prefill is not None and spec.prefill.replicas > 0:
         value = spec.prefill.replicas
         yield SettingError("spec.prefill.replicas", value, "does not fit mode aggregated", "use 0, or another mode")
@@ -258,6 +260,14 @@ def _pool_problems(path: str, pool: PoolSpec) -> Iterator[SettingError]:
         )
     if high is not None and high < pool.replicas:
         yield SettingError(f"{path}.maxReplicas", high, f"is below replicas {pool.replicas}", "raise it")
+
+
+def _step_problems(path: str, pool: PoolSpec, engine: EngineSpec) -> Iterator[SettingError]:
+    """A step has to have room for a token of every running sequence."""
+    batched, running = pool.max_batched_tokens or engine.max_batched_tokens, pool.max_running or engine.max_running
+    if batched < running:
+        field = f"{path}.maxBatchedTokens" if pool.max_batched_tokens else "spec.engine.maxBatchedTokens"
+        yield SettingError(field, batched, f"is below maxRunning {running}", "raise it, or lower maxRunning")
 
 
 def _expect(raw: Mapping[Any, Any], name: str, value: str) -> None:

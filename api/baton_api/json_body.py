@@ -8,16 +8,19 @@ from typing import Any, NoReturn
 from .errors import BadRequest
 
 MAX_DEPTH = 64
+MAX_OBJECTS = 8192
+"""Four for each of the messages allowed. Each costs a call of about 1.3 us: 100,000 held the event loop for 0.16 s."""
 
 
 def json_object(data: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Raises BadRequest when `data` is not one JSON object in UTF-8 (RFC 8259) nested at most `max_depth` deep.
+    """Raises BadRequest when `data` is not one JSON object in UTF-8 (RFC 8259) nested at most `max_depth` deep, of at
+    most MAX_OBJECTS objects.
 
     Stricter than the RFC where two readers could disagree: no duplicate names, no NaN or Infinity, no lone surrogates.
     """
     try:
         text = data.decode("utf-8")
-        value = _DECODER.decode(text)
+        value = json.loads(text, object_pairs_hook=_Unique(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -33,21 +36,28 @@ def json_object(data: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BadRequest(f"the name {name[:64]!r} stands twice in one object", param=name[:64])
-    return value
+class _Unique:
+    """Makes each object of one body, and counts them while they come: counting braces would count those in texts."""
+
+    __slots__ = ("_objects",)
+
+    def __init__(self) -> None:
+        self._objects = 0
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        self._objects += 1
+        if self._objects > MAX_OBJECTS:
+            raise BadRequest(f"the body has more than {MAX_OBJECTS} JSON objects")
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            seen: set[str] = set()
+            name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise BadRequest(f"the name {name[:64]!r} stands twice in one object", param=name[:64])
+        return value
 
 
 def _no_constant(name: str) -> NoReturn:
     raise BadRequest(f"{name} is not a JSON number")
-
-
-# json.loads would make one per body.
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

@@ -83,6 +83,13 @@ GATEWAY = (
     Metric("baton_gateway_routes_total", "counter", "Routing decisions by reason.", ("reason",)),
     Metric("baton_gateway_refusals_total", "counter", "Requests refused, by reason.", ("reason",)),
     Metric("baton_gateway_retries_total", "counter", "Legs sent again, by leg and reason.", ("leg", "reason")),
+    Metric(
+        "baton_gateway_resumes_total",
+        "counter",
+        "Answers broken off, by why and outcome.",
+        ("reason", "outcome"),
+    ),
+    Metric("baton_gateway_resume_seconds", "histogram", "From a break to the next worker's head.", (), TTFT_BUCKETS_S),
     Metric("baton_gateway_client_aborts_total", "counter", "Clients gone before the end."),
     Metric("baton_gateway_workers", "gauge", "Workers known, by role and state.", ("role", "state")),
 )

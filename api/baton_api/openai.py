@@ -2,7 +2,8 @@
 
 Types are strict (true is not 1, "5" is not 5), null means absent, and every refusal is a BadRequest that names its
 `param`. Which fields exist at all is openai_fields' table. With `internal=True` (worker side, behind the worker key)
-the body may carry `prompt_token_ids` and `kv_transfer_params`, and messages or prompt may then be absent.
+the body may carry `prompt_token_ids`, `kv_transfer_params` and `emitted` (module emitted: a stream that can be resumed,
+and how far it is), and messages or prompt may then be absent.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class ChatRequest:
     cache_salt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     kv_transfer_params: Mapping[str, Any] | None = None
+    emitted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class CompletionRequest:
     cache_salt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     kv_transfer_params: Mapping[str, Any] | None = None
+    emitted: str | None = None
 
 
 def parse_chat(body: Any, *, internal: bool = False) -> ChatRequest:
@@ -94,6 +97,7 @@ def parse_chat(body: Any, *, internal: bool = False) -> ChatRequest:
         cache_salt=_cache_salt(fields),
         prompt_token_ids=token_ids,
         kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),
+        emitted=_get(fields, "emitted", str, None),
     )
 
 
@@ -113,6 +117,7 @@ def parse_completion(body: Any, *, internal: bool = False) -> CompletionRequest:
         cache_salt=_cache_salt(fields),
         prompt_token_ids=token_ids,
         kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),
+        emitted=_get(fields, "emitted", str, None),
     )
 
 

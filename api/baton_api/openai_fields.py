@@ -17,7 +17,7 @@ _SAMPLING = (
     *("include_stop_str_in_output", "skip_special_tokens", "stream", "stream_options", "cache_salt"),
     "return_token_ids",
 )
-INTERNAL = frozenset({"prompt_token_ids", "kv_transfer_params"})
+INTERNAL = frozenset({"prompt_token_ids", "kv_transfer_params", "emitted"})
 CHAT_USED = frozenset({*_SAMPLING, "messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"})
 COMPLETION_USED = frozenset({*_SAMPLING, "prompt"})
 

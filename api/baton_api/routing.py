@@ -33,11 +33,13 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
-    """`excluded` are worker urls already tried for this request."""
+    """`excluded` are worker urls already tried for this request. `revision`: the only one that can go on with an answer
+    that another worker began; None: any."""
 
     num_tokens: int
     model: str
     excluded: frozenset[str] = frozenset()
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,7 @@ class NativeEngine:
     def _fail(self, request_ids: set[str], what: str, error: Exception) -> None:
         log.error("a %s failed with %d requests in it", what, len(request_ids), exc_info=error)
         with self._lock:
-            self._scheduler.fail(request_ids, InternalError(f"the model {what} failed: {error!r}"))
+            self._scheduler.fail(request_ids, InternalError(f"the model {what} failed; the worker's log says why"))
 
     def _publish(self) -> None:
         """Hands what happened to the event loop, in one call."""

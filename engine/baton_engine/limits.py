@@ -50,12 +50,33 @@ class Limits:
                 f"{prompt_tokens + asked} tokens ({prompt_tokens} in the prompt, {asked} in the completion).",
                 param="prompt" if prompt_tokens >= self.max_model_tokens else "max_tokens",
             )
+        self._check_emitted(request)
         if request.sampling.n > self.max_running:
             raise BadRequest(f"n is {request.sampling.n}; this engine runs {self.max_running} at once", param="n")
-        low, high = min(request.token_ids), max(request.token_ids)
+        self._check_ids(request.token_ids, "prompt")
+        self._check_ids([token_id for token_id, _ in request.sampling.logit_bias], "logit_bias")
+        self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+
+    def _check_ids(self, token_ids: Sequence[int], param: str) -> None:
+        low, high = min(token_ids, default=0), max(token_ids, default=0)
         if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
-            raise BadRequest(f"token id {wrong} is outside [0, {self.vocab_size})", param="prompt")
+            raise BadRequest(f"token id {wrong} is outside [0, {self.vocab_size})", param=param)
+
+    def _check_emitted(self, request: GenerateRequest) -> None:
+        emitted = [tokens for tokens in request.emitted if tokens is not None]
+        if request.emitted and (len(request.emitted) != request.sampling.n or not emitted):
+            raise BadRequest("emitted does not say of each choice how far it is, or all are over", param="emitted")
+        longest = max(map(len, emitted), default=0)
+        if len(request.token_ids) + longest >= self.max_model_tokens:
+            raise ContextLengthExceeded(
+                f"prompt and emitted tokens fill the context of {self.max_model_tokens}",
+                param="emitted",
+            )
+        if request.sampling.max_tokens is not None and longest >= request.sampling.max_tokens:
+            raise BadRequest(f"an open choice has {longest} tokens already, its max_tokens", param="emitted")
+        if any(not 0 <= token_id < self.vocab_size for tokens in emitted for token_id in tokens):
+            raise BadRequest(f"an emitted token id is outside [0, {self.vocab_size})", param="emitted")
 
     def finish_reason(self, prompt_tokens: int, output: Sequence[int], sampling: SamplingParams) -> FinishReason | None:
         """Is a choice over with the last token of `output`? A stop token wins over the length that it reaches."""

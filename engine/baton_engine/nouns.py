@@ -32,13 +32,17 @@ class Leg(StrEnum):
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """`salt` is the tenant's 32-byte block-key salt; `sampling.seed` is set. Stop strings are not the engine's: the
-    text side ends a choice with stop_choice()."""
+    text side ends a choice with stop_choice().
+
+    `emitted`: resume. The tokens that each of the n choices has already from another worker (it goes on after them;
+    they are not Sampled again), None for a choice that is over. Empty: every choice begins."""
 
     request_id: str
     token_ids: Sequence[int]
     sampling: SamplingParams
     salt: bytes
     leg: Leg = Leg.AGGREGATED
+    emitted: tuple[tuple[int, ...] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

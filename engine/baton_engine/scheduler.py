@@ -251,16 +251,21 @@ class Scheduler:
         )
 
     def _fork(self, stem: Sequence, first: Seq[SampledToken]) -> None:
-        """The prompt is there: from one sequence to one per choice that goes on after its first token."""
+        """The prompt is there: from one sequence to one per choice that goes on after its first token, or after those
+        that it has already: it then computes them as a preempted sequence does."""
         job = stem.job
         self._table.retire_stem(job)
+        begun = [job.emitted(choice) for choice in range(len(first))]
         reasons = [self._finish_reason(job, [token.token_id]) for token in first]
-        going = [choice for choice, reason in enumerate(reasons) if reason is None]
+        going = [
+            choice for choice, tokens in enumerate(begun) if tokens or (tokens is not None and reasons[choice] is None)
+        ]
         for choice in going:
             job.sequences[choice] = self._table.branch(stem, choice, last=choice == going[-1])
-            job.sequences[choice].output.append(first[choice].token_id)
+            job.sequences[choice].output += begun[choice] or (first[choice].token_id,)
         for choice, token in enumerate(first):
-            self._sampled(job, choice, token, reasons[choice])
+            if begun[choice] == ():
+                self._sampled(job, choice, token, reasons[choice])
         if not going:
             self._pool.release(stem.blocks)
             self._table.end(job, Finished())

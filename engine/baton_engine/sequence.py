@@ -46,6 +46,10 @@ class Job:
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.request.token_ids)
 
+    def emitted(self, choice: int) -> tuple[int, ...] | None:
+        """What a resumed choice has already, () when it begins here, None when it is over."""
+        return self.request.emitted[choice] if self.request.emitted else ()
+
     @property
     def pinned(self) -> bool:
         """Another worker reads this request's blocks, or will: they cannot be taken away."""

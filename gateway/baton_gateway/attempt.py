@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
-from baton_api.routing import Route
+from baton_api.routing import Route, WorkerView
 from baton_wire.http_client import HttpClient, RelayHandle
 
 from .registry import Registry
@@ -18,6 +18,7 @@ from .relay import Answer, Head
 # then recomputes or fails as the policy says.
 LINGER_S = 1.0
 _NOT_TAKEN = frozenset({429, 503})
+_DEATHS = frozenset({"connect_failed", "connection_lost", "worker_lost", "draining"})
 _WORTH_ANOTHER = frozenset({429, 500, 502, 503})
 
 
@@ -34,12 +35,21 @@ class LegRequest:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A leg failed before the answer's first byte, in a way that another worker may not."""
+    """A leg failed in a way that another worker may not."""
 
     leg: Literal["prefill", "decode"]
-    url: str
+    worker: WorkerView
     reason: str
     error: BatonError
+
+    @property
+    def url(self) -> str:
+        return self.worker.url
+
+    @property
+    def died(self) -> bool:
+        """The worker is gone or going: nothing that this request did."""
+        return self.reason in _DEATHS
 
 
 class Attempt:
@@ -81,7 +91,7 @@ class Attempt:
             self.abort()
             raise DeadlineExceeded(f"no first token in {timeout_s:g} s", code="first_byte_timeout") from None
         except BatonError as error:
-            return self._prefill_failure or Failure("decode", self.route.decode.url, _reason(error), error)
+            return self._prefill_failure or self.decode_failure(error)
         except BaseException:
             self.abort()
             raise
@@ -91,11 +101,14 @@ class Attempt:
         if head.status in (401, 403):
             error = WorkerProtocolError("a worker refused this gateway's key", code="worker_key_refused")
             self.answer.head, self.answer.error = None, error
-            return Failure("decode", self.route.decode.url, "worker_key_refused", error)
+            return self.decode_failure(error)
         if head.status not in _WORTH_ANOTHER:
             return None
         error = WorkerProtocolError(f"the worker answered {head.status}", code=f"status_{head.status}")
-        return Failure("decode", self.route.decode.url, f"status_{head.status}", error)
+        return self.decode_failure(error)
+
+    def decode_failure(self, error: BatonError) -> Failure:
+        return Failure("decode", self.route.decode, error.code or error.reason, error)
 
     def _prefill_ended(self, prefill: Answer) -> None:
         """Frees its booked load, and stops the decode leg's wait when prefill never took the request on."""
@@ -110,7 +123,7 @@ class Attempt:
     def _prefill_failed(self, error: BatonError) -> None:
         assert self.route.prefill is not None
         if self.answer.head is None and self.answer.error is None:
-            self._prefill_failure = Failure("prefill", self.route.prefill.url, _reason(error), error)
+            self._prefill_failure = Failure("prefill", self.route.prefill, error.code or error.reason, error)
             self.answer.on_error(error)
 
     def worker_lost(self, url: str) -> None:
@@ -131,10 +144,6 @@ class Attempt:
             leg.abort()
         self._prefill_load.close()
         self._loads.close()
-
-
-def _reason(error: BatonError) -> str:
-    return error.code or error.reason
 
 
 def _send(client: HttpClient, leg: LegRequest, sink: Answer) -> RelayHandle:

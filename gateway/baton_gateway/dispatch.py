@@ -19,19 +19,25 @@ log = logging.getLogger("baton.gateway")
 
 
 async def first_answer(parts: Parts, job: Job) -> Attempt:
-    """Tries routes until a decode leg's head is there. Raises what the last one failed with."""
+    """An attempt whose decode leg's head is there. Raises what the last route failed with."""
     parts.retries.earn()
+    parts.resumes.earn()
     route = await find_route(parts, job)
     job.timeline.lap("route", parts.now())
+    return await try_routes(parts, job, route)
+
+
+async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
+    """Begins with `route`; where a leg fails before its first byte, another one."""
     while True:
         attempt = send(parts, job, route)
         try:
-            failure = await attempt.failure(parts.settings.first_byte_timeout_s)
+            failure = await attempt.failure(head_timeout_s(parts, job))
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
                 return attempt
-            again = repick(parts, job, failure)
+            again = await repick(parts, job, failure)
             if again is None:
                 _ = attempt.head  # raises unless the worker's own answer can be passed on
                 return attempt
@@ -43,6 +49,12 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
         give_up(parts, attempt)
         job.timeline.lap("retry", parts.now())
         route = again
+
+
+def head_timeout_s(parts: Parts, job: Job) -> float:
+    """A stream's head comes with its first token, that of a whole answer with its last."""
+    left_s = job.deadline_s - parts.now()
+    return min(parts.settings.first_byte_timeout_s, left_s) if job.asked.stream else left_s
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:
@@ -66,8 +78,10 @@ async def find_route(parts: Parts, job: Job) -> Route:
 def decide(parts: Parts, job: Job) -> Route | Refusal:
     """One decision of the routing brain on what is known now, counted, and logged with its candidates."""
     workers = parts.registry.routable()
-    excluded = frozenset(failure.url for failure in job.failures)
-    request = RouteRequest(routed_tokens(workers, job.prompt), job.asked.model, excluded)
+    epochs = {worker.url: worker.info.epoch for worker in workers}
+    failed = [failure.worker for failure in job.failures]
+    excluded = frozenset(worker.url for worker in failed if epochs.get(worker.url) == worker.info.epoch)
+    request = RouteRequest(routed_tokens(workers, job.prompt), job.asked.model, excluded, job.revision)
     found = pick(
         View(workers, held_blocks(parts.index, workers, job.prompt)), request, parts.now(), parts.settings.policy
     )
@@ -94,19 +108,28 @@ def held_blocks(index: PrefixIndex, workers: tuple[WorkerView, ...], prompt: Any
     return held
 
 
-def repick(parts: Parts, job: Job, failure: Failure) -> Route | None:
-    """Another route after a failure before the first byte: once per leg, within the retry budget."""
+async def repick(parts: Parts, job: Job, failure: Failure) -> Route | None:
+    """Another route after a failure before the first byte. An answer that has begun waits for one, as it did for its
+    first."""
     note_failure(parts, failure)
-    tried = any(earlier.leg == failure.leg for earlier in job.failures)
-    job.failures.append(failure)
-    if tried or not parts.retries.spend():
+    if not worth_another(parts, job, failure):
         return None
-    found = decide(parts, job)
+    found = await find_route(parts, job) if job.emitted else decide(parts, job)
     if isinstance(found, Refusal):
         return None
     parts.telemetry.count("baton_gateway_retries_total", failure.leg, label(failure.reason))
     log.info("request %s: %s leg on %s failed (%s); sent again", job.id, failure.leg, failure.url, failure.reason)
     return found
+
+
+def worth_another(parts: Parts, job: Job, failure: Failure) -> bool:
+    """Remembers the failure, and says whether the request may go elsewhere: a few times after workers that died, once
+    per leg after any other failure, which the request may have caused; each within its budget."""
+    alike = sum(earlier.leg == failure.leg and earlier.died == failure.died for earlier in job.failures)
+    job.failures.append(failure)
+    if failure.died:
+        return alike < max(1, parts.settings.max_resumes) and parts.resumes.spend()
+    return alike < 1 and parts.retries.spend()
 
 
 def note_failure(parts: Parts, failure: Failure) -> None:
@@ -122,9 +145,9 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
     transfer_id = parts.draw(16).hex()
     ticket = ticket_for(route, job.prompt, transfer_id, time.time() + left_s, parts.ticket_key)
     handing = Handing(transfer_id, left_s, parts.settings.policy.on_prefill_failure, ticket)
-    decode = LegRequest(
-        route.decode.url, job.path, decode_body(job.fields, job.prompt, handing), job.headers, len(job.prompt)
-    )
+    emitted = job.emitted if parts.settings.max_resumes else None
+    to_decode = decode_body(job.fields, job.prompt, handing, emitted)
+    decode = LegRequest(route.decode.url, job.path, to_decode, job.headers, len(job.prompt))
     prefill = None
     if route.prefill is not None:
         url, keys = route.prefill.url, job.prompt.keys(route.prefill.info.block_tokens)

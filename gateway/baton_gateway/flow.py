@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from baton_api.errors import DeadlineExceeded, WorkerProtocolError
+from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
 from baton_api.json_body import json_object
 from baton_api.openai import parse_chat, parse_completion
 from baton_api.openai_fields import known_fields
@@ -13,10 +13,11 @@ from baton_wire.http_server import Exchange
 
 from .access import worker_headers
 from .attempt import Attempt
-from .dispatch import first_answer, give_up
-from .events import StreamTail, usage_of
+from .dispatch import first_answer
+from .events import DONE, END, StreamTail, usage_of
 from .job import Job, Parts, Visitor, check_context, check_model
 from .legs import AnyPrompt
+from .resume import Leader
 from .telemetry import label
 from .text_prompt import TextPrompt
 from .timeline import Timeline
@@ -69,20 +70,19 @@ async def read_prompt(parts: Parts, fields: dict[str, Any], asked: Asked, tenant
 
 
 async def answer(parts: Parts, exchange: Exchange, job: Job) -> int:
-    attempt = await first_answer(parts, job)
+    leader = Leader(parts, job, await first_answer(parts, job))
     try:
-        status = await deliver(parts, exchange, job, attempt)
+        status = await deliver(parts, exchange, job, leader)
     except BaseException:
-        give_up(parts, attempt)
+        leader.give_up()
         raise
-    parts.attempts.discard(attempt)
-    attempt.finish()
+    leader.finish()
     return status
 
 
-async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt) -> int:
+async def deliver(parts: Parts, exchange: Exchange, job: Job, leader: Leader) -> int:
     """Passes the decode leg's answer on, streamed or whole; returns its status."""
-    head = attempt.head
+    head = leader.attempt.head
     content_type = head.headers.get("content-type", "application/json")
     streamed = head.status == 200 and content_type.startswith("text/event-stream")
     if head.status == 200:
@@ -94,9 +94,9 @@ async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt) 
     if "retry-after" in head.headers:
         headers.append(("retry-after", head.headers["retry-after"]))
     if streamed:
-        usage = await stream(exchange, job, attempt, [*headers, ("content-type", content_type)])
+        usage = await stream(exchange, job, leader, [*headers, ("content-type", content_type)])
     else:
-        body = await attempt.answer.whole(parts.settings.max_answer_bytes)
+        body = await whole(leader, parts.settings.max_answer_bytes)
         exchange.respond(head.status, body, headers, content_type)
         usage = usage_of(body)
     if head.status == 200:
@@ -104,19 +104,42 @@ async def deliver(parts: Parts, exchange: Exchange, job: Job, attempt: Attempt) 
     return head.status
 
 
-async def stream(
-    exchange: Exchange, job: Job, attempt: Attempt, headers: list[tuple[str, str]]
-) -> dict[str, Any] | None:
-    """Relays events as they come; returns the usage. Raises WorkerProtocolError when the stream breaks off."""
+async def whole(leader: Leader, max_bytes: int) -> bytes:
+    """The body. When its worker dies another one makes all of it again: the seed is the same."""
+    while True:
+        try:
+            return await leader.attempt.answer.whole(max_bytes)
+        except BatonError as error:
+            await leader.replace(error, "")
+
+
+async def stream(exchange: Exchange, job: Job, leader: Leader, headers: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """Relays events as they come, from one worker after another if need be; returns the usage. Raises what broke the
+    stream off when nobody can go on."""
     tail = StreamTail(job.asked.include_usage)
     exchange.start(200, [*headers, ("cache-control", "no-cache")])
-    exchange.on_writable(attempt.decode.pause, attempt.decode.resume)
-    attempt.answer.pour(lambda data: exchange.write(tail.feed(data)))
-    await attempt.answer.finished()
-    if not tail.done and not tail.failed:
-        raise WorkerProtocolError("the worker's stream ended before its end", code="stream_truncated")
+    while (broken := await relay(exchange, leader.attempt, tail)) is not None:
+        await leader.replace(broken, tail.emitted)
+        tail.cut()
     exchange.end()
     return tail.usage
+
+
+async def relay(exchange: Exchange, attempt: Attempt, tail: StreamTail) -> BatonError | None:
+    """Passes one worker's events on; what broke them off, None when the answer is complete."""
+    exchange.on_writable(attempt.decode.pause, attempt.decode.resume)
+    attempt.answer.pour(lambda data: exchange.write(tail.feed(data)))
+    broken: BatonError = WorkerProtocolError("the worker's stream ended before its end", code="stream_truncated")
+    try:
+        await attempt.answer.finished()
+    except BatonError as error:
+        broken = error
+    if tail.done:
+        return None
+    if tail.usage is not None:  # the last event but one
+        exchange.write(DONE + END)
+        return None
+    return tail.error or broken
 
 
 def observe_first_token(parts: Parts, job: Job) -> None:

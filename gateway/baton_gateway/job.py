@@ -47,6 +47,7 @@ class Parts:
     tokeniser: Tokeniser
     admission: Admission
     retries: RetryBudget
+    resumes: RetryBudget
     telemetry: Telemetry
     draw: Callable[[int], bytes]
     now: Callable[[], float] = time.monotonic
@@ -68,7 +69,8 @@ _salt = lru_cache(maxsize=4096)(tenant_salt)
 
 @dataclass(slots=True)
 class Job:
-    """One request on its way; `fields` are the body's used fields, seed included."""
+    """One request on its way; `fields` are the body's used fields, seed included. `emitted`: what the client has of the
+    answer already, as the workers told it; `revision`: of the model that began it."""
 
     id: str
     path: str
@@ -79,6 +81,8 @@ class Job:
     deadline_s: float
     timeline: Timeline
     failures: list[Failure] = field(default_factory=list)
+    emitted: str = ""
+    revision: str | None = None
 
 
 def check_model(registry: Registry, model: str) -> None:

@@ -95,11 +95,14 @@ def ticket_for(route: Route, prompt: AnyPrompt, transfer_id: str, expires_at_s: 
     return sign_ticket(ticket, key)
 
 
-def decode_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing) -> bytes:
-    """`fields` as the client sent them, token ids for text, usage always asked for."""
+def decode_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, emitted: str | None = None) -> bytes:
+    """`fields` as the client sent them, token ids for text, usage always asked for. `emitted`: what the client has of
+    the stream already; None for a stream that will not be resumed."""
     body = _shared(fields, prompt, handing, "decode")
     if body.get("stream"):
         body["stream_options"] = {"include_usage": True}
+        if emitted is not None:
+            body["emitted"] = emitted
     return msgspec.json.encode(body)
 
 

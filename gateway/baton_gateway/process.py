@@ -137,6 +137,7 @@ class Gateway:
             Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
             Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
             RetryBudget(settings.retry_ratio, settings.retry_burst),
+            RetryBudget(1.0, settings.resume_burst),
             Telemetry(),
             Dice().draw,
         )

@@ -95,6 +95,8 @@ def _unfit(worker: WorkerView, request: RouteRequest) -> str | None:
         return "tried already"
     if info.model != request.model:
         return "other model"
+    if request.revision is not None and info.revision != request.revision:
+        return "other revision"
     if not info.ready or info.draining:
         return "not ready"
     if request.num_tokens >= info.max_model_len:

@@ -38,7 +38,7 @@ class GatewaySettings:
     index_keys: int = setting(500_000, "block keys the prefix index holds, about 150 bytes each", low=1)
 
     request_timeout_s: float = setting(600.0, "from receipt to the answer's end", low=0.01)
-    first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token", low=0.01)
+    first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token of a stream", low=0.01)
     queue_ttl_s: float = setting(30.0, "longest wait for a slot or a worker", low=0)
     max_in_flight: int = setting(1024, "requests being served at once", low=1)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0)
@@ -55,6 +55,8 @@ class GatewaySettings:
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
     retry_ratio: float = setting(0.1, "retries per request, in the long run", low=0, high=1)
     retry_burst: int = setting(10, "retries that may be saved up", low=0)
+    max_resumes: int = setting(3, "times that an answer goes on elsewhere when its worker died", low=0)
+    resume_burst: int = setting(1024, "such moves that may be saved up; one is earned per request", low=0)
     drain_delay_s: float = setting(0.0, "after SIGTERM: not ready, yet still accepting, for so long", low=0)
     drain_s: float = setting(60.0, "after that: time for admitted requests to end", low=0)
 

@@ -229,10 +229,20 @@ async def leave(s: Stage, asking: asyncio.Task[Any]) -> None:
 async def test_a_first_token_that_does_not_come_is_a_504_in_time(tmp_path: Path) -> None:
     async with stage(tmp_path, first_byte_timeout_s=0.2) as s:
         s.worker("d0").behave = hangs()
-        got = await s.chat()
+        got = await s.chat(stream=True)
         assert (got.status, error_code(got.body)) == (504, "first_byte_timeout")
         assert got.headers["x-should-retry"] == "false"
         await asyncio.wait_for(s.worker("d0").legs[0].gone.wait(), 0.5)
+
+
+async def test_a_whole_answer_may_take_longer_than_a_first_token_but_not_than_the_request(tmp_path: Path) -> None:
+    async with stage(tmp_path, first_byte_timeout_s=0.1, request_timeout_s=0.8) as s:
+        s.worker("d0").behave = hangs()
+        asking = asyncio.create_task(s.chat())
+        await asyncio.sleep(0.4)
+        assert not asking.done()
+        got = await asking
+        assert got.status == 504
 
 
 async def test_the_deadline_of_a_request_also_ends_a_stream(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ needs_ucx = pytest.mark.skipif(
 between_processes = pytest.mark.parametrize(
     "transport", ["tcp", pytest.param("ucx/tcp", marks=needs_ucx), pytest.param("ucx/shm", marks=needs_ucx)]
 )
-BLOCK_BYTES, BLOCKS = 1 << 20, 48
+BLOCK_BYTES, BLOCKS = 512 << 10, 48
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -212,7 +212,7 @@ from support.kv_pair import *
 from baton_api.tickets import verify_ticket
 
 async def main(transport, wire):
-    store = BytesStore(48, layout_of(1 << 20), 2)
+    store = BytesStore(48, layout_of(512 << 10), 2)
     settings = replace(FAST, transport=transport)
     client = KvClient(store, DecodeIdentity("decode-0", "d1"), make_transport(transport, settings), settings)
     pull = asyncio.create_task(client.pull(wire, verify_ticket(wire, KEY, 0), range(48), 0, 20))

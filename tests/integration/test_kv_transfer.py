@@ -206,7 +206,7 @@ async def test_decode_that_comes_after_prefill_failed_hears_why_at_once() -> Non
 
 @every
 async def test_decode_cancels_midway_and_no_byte_lands_afterwards(transport: str) -> None:
-    layout = layout_of(1 << 20)
+    layout = layout_of(256 << 10)
     async with kv_pair(transport, layout=layout) as pair:
         lease = pair.open(num_tokens=16 * 30)
         pull = asyncio.create_task(pair.pull(range(30), ticket=pair.ticket(num_tokens=16 * 30)))

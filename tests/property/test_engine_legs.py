@@ -42,7 +42,7 @@ SAMPLINGS = st.builds(
 class Asked:
     """One request as the test remembers it. `stopped`: choices that stop_choice() ended early."""
 
-    answers: list[tuple[list[int], str]]
+    answers: list[tuple[list[int], str | None]]
     sampling: SamplingParams
     legs: tuple[Bench, ...]
     may_end_early: bool = False
@@ -76,7 +76,9 @@ class Engines(RuleBasedStateMachine):
             for bench, _ in legs:
                 bench.scheduler.abort(request_id)
             return
-        answers = [toy_answer(prompt, sampling, choice, self.limit, EOS) for choice in range(sampling.n)]
+        answers: list[tuple[list[int], str | None]] = [
+            toy_answer(prompt, sampling, choice, self.limit, EOS) for choice in range(sampling.n)
+        ]
         self.asked[request_id] = Asked(answers, sampling, tuple(bench for bench, _ in legs))
 
     @rule(prompt=PROMPTS, sampling=SAMPLINGS, tenant=st.integers(0, 1))
@@ -87,6 +89,35 @@ class Engines(RuleBasedStateMachine):
     def submit_to_both(self, prompt: list[int], sampling: SamplingParams, tenant: int) -> None:
         legs = [(self.decode, Leg.DECODE), (self.prefill, Leg.PREFILL)]
         self._submit(prompt, sampling, tenant, legs)
+
+    @rule(prompt=PROMPTS, sampling=SAMPLINGS, tenant=st.integers(0, 1), remote=st.booleans(), data=st.data())
+    def resume(
+        self, prompt: list[int], sampling: SamplingParams, tenant: int, remote: bool, data: st.DataObject
+    ) -> None:
+        """Choices cut anywhere go on as if nothing had been: with the prompt's KV from the other engine, or without."""
+        if len(prompt) >= self.limit:
+            return
+        whole = [toy_answer(prompt, sampling, choice, self.limit, EOS) for choice in range(sampling.n)]
+        over = [data.draw(st.booleans()) if choice else False for choice in range(sampling.n)]
+        cuts = [data.draw(st.integers(0, len(tokens) - 1)) for tokens, _ in whole]
+        emitted = tuple(
+            None if ended else tuple(tokens[:cut]) for ended, (tokens, _), cut in zip(over, whole, cuts, strict=True)
+        )
+        request_id = f"r{len(self.asked)}"
+        try:
+            self.decode.submit(
+                request_id, prompt, sampling, Leg.DECODE if remote else Leg.AGGREGATED, SALTS[tenant], emitted
+            )
+            if remote:
+                self.prefill.submit(request_id, prompt, sampling, Leg.PREFILL, SALTS[tenant])
+        except ContextLengthExceeded:
+            self.decode.scheduler.abort(request_id)
+            return
+        answers = [
+            ([], None) if ended else (tokens[cut:], reason)
+            for ended, (tokens, reason), cut in zip(over, whole, cuts, strict=True)
+        ]
+        self.asked[request_id] = Asked(answers, sampling, (self.decode, self.prefill)[: 1 + remote])
 
     def _submit_poison(self, position: int) -> None:
         sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=2)

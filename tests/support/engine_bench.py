@@ -54,8 +54,9 @@ class Bench:
         sampling: SamplingParams = GREEDY,
         leg: Leg = Leg.AGGREGATED,
         salt: bytes = SALT,
+        emitted: tuple[tuple[int, ...] | None, ...] = (),
     ) -> None:
-        request = GenerateRequest(request_id, prompt, sampling, salt, leg)
+        request = GenerateRequest(request_id, prompt, sampling, salt, leg, emitted)
         self.limits.check(request)
         self.scheduler.submit(request, self.now_s)
 

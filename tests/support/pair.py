@@ -10,6 +10,7 @@ import itertools
 import json
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from baton_api.settings import parse
 from baton_api.tickets import Ticket, sign_ticket
 from baton_api.worker import Role
 from baton_decode.leg import DecodeLeg
+from baton_kv.transport import Transport
 from baton_prefill.leg import PrefillLeg
 from baton_wire.http_client import HttpClient
 from baton_worker.process import Worker, load_parts
@@ -67,11 +69,21 @@ class Pair:
     client: HttpClient = field(default_factory=HttpClient)
 
     @classmethod
-    def of(cls, model: Path, transport: str, directory: Path, **changes: Any) -> Pair:
+    def of(
+        cls,
+        model: Path,
+        transport: str,
+        directory: Path,
+        wrap: Callable[[Transport], Transport] = lambda inner: inner,
+        **changes: Any,
+    ) -> Pair:
+        """`wrap` goes around the prefill worker's transport."""
         made = []
         for role, leg in ((Role.PREFILL, PrefillLeg), (Role.DECODE, DecodeLeg)):
             settings = worker_settings(f"{role}-0", model, transport, directory, **changes)
             parts = load_parts(settings, SECRET)
+            if role is Role.PREFILL:
+                parts = replace(parts, transport=wrap(parts.transport))
             made.append(Worker(role, parts, leg(parts), derive_key(SECRET, "worker-http").hex()))
         return cls(*made)
 

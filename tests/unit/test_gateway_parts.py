@@ -38,13 +38,13 @@ def test_a_stream_cut_anywhere_comes_out_whole(parts: list[bytes], keep: bool, s
         assert out == b"" or out.endswith(b"\n\n")
         got, sent = got + out, sent[size:]
     assert got == b"".join([*parts, *([USAGE] if keep else []), DONE])
-    assert (tail.done, tail.failed, tail.usage) == (True, False, {"completion_tokens": 2})
+    assert (tail.done, tail.error, tail.usage) == (True, None, {"completion_tokens": 2})
 
 
-def test_an_error_event_is_noted_and_passed_on() -> None:
+def test_an_error_event_is_noted_and_kept_back() -> None:
     tail = StreamTail(False)
-    assert tail.feed(ROLE + ERROR) == ROLE + ERROR
-    assert tail.failed and not tail.done and tail.usage is None
+    assert tail.feed(ROLE + ERROR) == ROLE
+    assert tail.error is not None and not tail.done and tail.usage is None
 
 
 def test_an_event_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ FREE = SamplingParams(seed=0)
         ([1], {"n": 5}, BadRequest, "n", "n is 5; this engine runs 4"),
         ([1, 50], {}, BadRequest, "prompt", r"token id 50 is outside \[0, 50\)"),
         ([-1, 5], {}, BadRequest, "prompt", "token id -1"),
+        ([1], {"logit_bias": ((3, 1.0), (99, 5.0))}, BadRequest, "logit_bias", "token id 99"),
+        ([1], {"stop_token_ids": (50,)}, BadRequest, "stop_token_ids", "token id 50"),
     ],
 )
 def test_a_request_that_can_never_run_is_refused_with_counts(

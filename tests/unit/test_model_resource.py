@@ -78,6 +78,8 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"prefill": {"replicas": 5000}}, "spec.prefill.replicas", "is above 4096"),
     ({"prefill": {"min_replicas": 1}}, "spec.prefill.min_replicas", "is not a known field"),
     ({"prefill": {"minReplicas": 2}}, "spec.prefill.minReplicas", "is above replicas 1"),
+    ({"prefill": {"maxBatchedTokens": 32}}, "spec.prefill.maxBatchedTokens", "is below maxRunning 64"),
+    ({"engine": {"maxBatchedTokens": 8}}, "spec.engine.maxBatchedTokens", "is below maxRunning 64"),
     ({"decode": {"replicas": 3, "maxReplicas": 2}}, "spec.decode.maxReplicas", "is below replicas 3"),
     ({"decode": {"replicas": 0}}, "spec.decode.replicas", "leaves prefill without decode"),
     ({"decode": {"device": "gpu"}}, "spec.decode.device", "does not match"),

@@ -273,6 +273,7 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
         (b'{"a":' + b"9" * 5000 + b"}", "is not JSON"),
         (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper than 64"),
+        (b'{"a":[' + b"{}," * 8191 + b"{}]}", "more than 8192 JSON objects"),
     ],
 )
 def test_a_body_two_readers_could_read_differently_is_refused(data: bytes, message: str) -> None:
@@ -284,4 +285,6 @@ def test_a_body_within_the_limits_is_read() -> None:
     deep = b'{"a":' + b"[" * 63 + b"]" * 63 + b"}"
     assert json_object(deep).keys() == {"a"}
     assert json_object(b'{"a":[' + b"[]," * 99 + b"[]]}").keys() == {"a"}
+    assert json_object(b'{"a":[' + b"{}," * 8190 + b"{}]}").keys() == {"a"}
+    assert json_object(b'{"a":"' + b"{" * 100_000 + b'"}').keys() == {"a"}
     assert json_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}

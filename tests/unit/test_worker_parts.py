@@ -88,3 +88,14 @@ def test_metric_names_are_unique_and_colons_stay_in_the_vllm_set() -> None:
     names = [metric.name for metric in ALL]
     assert len(names) == len(set(names))
     assert all(name.startswith(("vllm:", "baton_")) for name in names)
+
+
+def test_only_the_transport_in_force_is_exported_and_legs_are_counted_by_outcome() -> None:
+    telemetry = Telemetry("demo")
+    telemetry.on_link("ucx", "ucx")
+    telemetry.on_link("ucx", "ucx/shm")
+    telemetry.leg_ended("decode", "ok")
+    text = telemetry.metrics.text().decode()
+    assert 'baton_kv_transport_info{asked="ucx",negotiated="ucx/shm"} 1.0' in text
+    assert 'negotiated="ucx"}' not in text
+    assert 'baton_worker_requests_total{leg="decode",outcome="ok"} 1.0' in text

@@ -30,6 +30,11 @@ class Metrics:
         assert isinstance(found, Gauge)
         return found
 
+    def only(self, name: str, **labels: str) -> None:
+        """Sets an info gauge to 1 for these labels and forgets those it had before."""
+        self._made[name].clear()
+        self.gauge(name, **labels).set(1)
+
     def histogram(self, name: str, **labels: str) -> Histogram:
         found = self._at(name, labels)
         assert isinstance(found, Histogram)

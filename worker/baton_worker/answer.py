@@ -7,11 +7,12 @@ and it carries where the time went as Server-Timing.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from baton_api.emitted import EmittedChoice
 from baton_api.openai_out import usage
-from baton_api.sampling import FinishReason
+from baton_api.sampling import FinishReason, SampledToken
 from baton_api.timing import Span, to_server_timing
 from baton_engine.nouns import Finished, Leg, Sampled
 from baton_wire.http_server import Exchange
@@ -47,12 +48,13 @@ async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream
     """Everything from the first token to the end. Raises the error that ended the request."""
     writer: Writer = (StreamedAnswer if job.request.stream else WholeAnswer)(job, exchange)
     choices = _Choices(parts, job)
-    tally = _Tally(job.received_s)
+    tally = _Tally(job.received_s, told_cached_tokens=job.emitted.cached_tokens if job.emitted else None)
     async for sampled in _tokens(stream):
         now_s = time.monotonic()
         if tally.first_s is None:
             spans = tally.first(sampled, progress, now_s)
-            writer.head([("server-timing", to_server_timing(spans)), ("x-request-id", job.request_id)])
+            headers = [("server-timing", to_server_timing(spans)), ("x-request-id", job.request_id)]
+            writer.head(headers, tally.cached_tokens)
         tally.next(parts, len(sampled.tokens), now_s)
         for piece in choices.take(sampled):
             writer.add(sampled.choice, piece)
@@ -61,6 +63,15 @@ async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream
         await exchange.drain()
     _observe(parts, tally, choices)
     writer.end(usage(len(job.token_ids), choices.counted, tally.cached_tokens))
+
+
+def complete(job: Job, exchange: Exchange) -> None:
+    """The end of an answer of which only the end is missing: another worker has sent all choices."""
+    assert job.emitted is not None
+    writer = StreamedAnswer(job, exchange)
+    cached_tokens = job.emitted.cached_tokens or 0
+    writer.head([("x-request-id", job.request_id)], cached_tokens)
+    writer.end(usage(len(job.token_ids), job.emitted.token_count, cached_tokens))
 
 
 async def _tokens(stream: EventStream) -> AsyncIterator[Sampled]:
@@ -78,6 +89,18 @@ class _Choices:
         self.open = set(range(job.sampling.n))
         self.finishes: list[FinishReason] = []
         self.counted = 0
+        if job.emitted is not None:
+            self._replay(job.emitted.choices)
+
+    def _replay(self, choices: Sequence[EmittedChoice]) -> None:
+        """Brings each output to where the client is: text held back then is held back now."""
+        for index, choice in enumerate(choices):
+            self.counted += len(choice.token_ids)
+            if choice.over:
+                self.open.discard(index)
+            else:
+                for token_id in choice.token_ids:
+                    self._outputs[index].push((SampledToken(token_id),))
 
     def take(self, sampled: Sampled) -> Iterator[Piece]:
         """What these tokens add, one piece a token; a choice that a stop string ended is told to the engine."""
@@ -97,18 +120,19 @@ class _Choices:
 
 @dataclass(slots=True)
 class _Tally:
-    """One answer's times and counts."""
+    """One answer's times and counts. `told_cached_tokens`: what another worker has said of the same answer."""
 
     received_s: float
     first_s: float | None = None
     last_s: float = 0.0
     cached_tokens: int = 0
-    gaps_s: list[float] = field(default_factory=list)
+    told_cached_tokens: int | None = None
 
     def first(self, sampled: Sampled, progress: Progress, now_s: float) -> tuple[Span, ...]:
         self.first_s = self.last_s = now_s
         computed, cached = sampled.computed_tokens or 0, sampled.cached_tokens or 0
-        self.cached_tokens = cached if progress.cached_tokens is None else progress.cached_tokens
+        known = (self.told_cached_tokens, progress.cached_tokens, cached)
+        self.cached_tokens = next(count for count in known if count is not None)
         told = f"{computed} prompt tokens computed here"
         return (*progress.spans, Span(progress.next_span, now_s - progress.since_s, told))
 

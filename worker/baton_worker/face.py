@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from baton_api.emitted import Emitted, read_emitted
 from baton_api.errors import (
     BadRequest,
     BatonError,
@@ -104,15 +105,19 @@ class Face:
         assert task is not None
         exchange.on_gone(partial(_cancel, task))
         self.in_flight += 1
+        outcome = "ok"
         try:
             await self._host.serve_job(job, exchange)
         except asyncio.CancelledError:
+            outcome = "client_gone"
             if not exchange.gone:
                 raise
         except BatonError as error:
+            outcome = error.reason
             self._break_off(exchange, error)
         finally:
             self.in_flight -= 1
+            self._parts.telemetry.leg_ended(job.leg, outcome)
 
     def _break_off(self, exchange: Exchange, error: BatonError) -> None:
         """Before the head: its status. After it: an error event, and the stream ends without [DONE]."""
@@ -140,7 +145,8 @@ class Face:
         request_id = exchange.headers.get("x-request-id", secrets.token_hex(12))
         deadline_s = hand_off.deadline_s if hand_off else self._settings.request_timeout_s
         key = f"{request_id}/{next(self._numbers)}"
-        return Job(key, request_id, parsed, tokens, sampling, salt, deadline_s, received_s, hand_off)
+        emitted = _emitted(parsed)
+        return Job(key, request_id, parsed, tokens, sampling, salt, deadline_s, received_s, hand_off, emitted)
 
     def _tokens(self, parsed: ChatRequest | CompletionRequest) -> tuple[int, ...]:
         tokens = self._parts.prompter.tokens(parsed)
@@ -153,6 +159,14 @@ class Face:
                 param="messages" if isinstance(parsed, ChatRequest) else "prompt",
             )
         return tokens
+
+
+def _emitted(parsed: ChatRequest | CompletionRequest) -> Emitted | None:
+    if parsed.emitted is None:
+        return None
+    if not parsed.stream:
+        raise BadRequest("only a stream can be resumed; leave it out", param="emitted")
+    return read_emitted(parsed.emitted, parsed.sampling.n)
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

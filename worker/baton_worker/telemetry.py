@@ -82,7 +82,7 @@ class Telemetry:
         self.metrics.gauge("baton_kv_leases").set(held)
 
     def on_link(self, asked: str, negotiated: str) -> None:
-        self.metrics.gauge("baton_kv_transport_info", asked=asked, negotiated=negotiated).set(1)
+        self.metrics.only("baton_kv_transport_info", asked=asked, negotiated=negotiated)
 
     def _grown(self, stats: EngineStats, field: str) -> int:
         now: int = getattr(stats, field)

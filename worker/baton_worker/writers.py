@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from baton_api.emitted import event_line, start_line
 from baton_api.openai_out import (
     AnswerMeta,
     FinalChoice,
@@ -42,7 +43,7 @@ class Piece:
 
 
 class Writer(Protocol):
-    def head(self, headers: Headers) -> None: ...
+    def head(self, headers: Headers, cached_tokens: int) -> None: ...
 
     def add(self, choice: int, piece: Piece) -> None: ...
 
@@ -50,28 +51,46 @@ class Writer(Protocol):
 
 
 def _meta(job: Job) -> AnswerMeta:
-    return AnswerMeta(f"{'chatcmpl' if job.chat else 'cmpl'}-{job.request_id}", int(time.time()), job.request.model)
+    told_s = job.emitted.created_s if job.emitted is not None else None
+    created_s = int(time.time()) if told_s is None else told_s
+    return AnswerMeta(f"{'chatcmpl' if job.chat else 'cmpl'}-{job.request_id}", created_s, job.request.model)
 
 
 class StreamedAnswer:
-    """One event per delta that has something to say; the role comes first in a chat."""
+    """One event per delta that has something to say; the role comes first in a chat. Before each event, when asked
+    for, what it accounts for (module emitted). An answer that goes on repeats no role."""
 
     def __init__(self, job: Job, exchange: Exchange) -> None:
         self._job = job
         self._exchange = exchange
         self._meta = _meta(job)
+        self._untold: list[list[int]] = [[] for _ in range(job.sampling.n)]
+        self._opening = b""
 
-    def head(self, headers: Headers) -> None:
+    def head(self, headers: Headers, cached_tokens: int) -> None:
         fixed = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")]
         self._exchange.start(200, [*fixed, *headers])
+        emitted = self._job.emitted
+        if emitted is not None and emitted.created_s is None:
+            self._opening = start_line(self._meta.created_s, cached_tokens)
         if self._job.chat:
             for choice in range(self._job.sampling.n):
-                self._send(chat_role_chunk(self._meta, choice))
+                if emitted is None or not emitted.choices[choice].begun:
+                    self._send_for(choice, chat_role_chunk(self._meta, choice))
 
     def add(self, choice: int, piece: Piece) -> None:
         delta, ids = piece.delta, self._job.request.return_token_ids
+        self._untold[choice].append(piece.token_id)
         if delta.text or delta.finish is not None or delta.logprobs or ids:
-            self._send(self._chunk(choice, piece))
+            self._send_for(choice, self._chunk(choice, piece), over=delta.finish is not None)
+
+    def _send_for(self, choice: int, chunk: dict[str, Any], *, over: bool = False) -> None:
+        tokens, self._untold[choice] = self._untold[choice], []
+        if self._job.emitted is None:
+            self._send(chunk)
+        else:
+            told, self._opening = self._opening + event_line(choice, tokens, over=over), b""
+            self._exchange.write(told + format_event(encode(chunk)))
 
     def _chunk(self, choice: int, piece: Piece) -> dict[str, Any]:
         delta = piece.delta
@@ -104,7 +123,7 @@ class WholeAnswer:
         self._headers: Headers = []
         self._pieces: list[list[Piece]] = [[] for _ in range(job.sampling.n)]
 
-    def head(self, headers: Headers) -> None:
+    def head(self, headers: Headers, cached_tokens: int) -> None:
         self._headers = headers
 
     def add(self, choice: int, piece: Piece) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger("baton.kv")
 _GREETING = b"baton-kv"
 _TAKEN = 1  # byte with which the listening side takes the link
 _SHORT_PAUSE_S, _LONG_PAUSE_S = 0.0002, 0.001
-_EPOLL_MS = 10
+_EPOLL_MS = 100  # only a safety net: no lost wake-up was seen at 1000
 _CLOSE_NS = 1_000_000_000
 _CLOSE_GRACE_S = 2.0
 

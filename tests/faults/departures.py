@@ -1,0 +1,95 @@
+"""Rows 26 and 27: clients that leave before the first token, mid-stream, or from an answer that is not streamed.
+
+Each time: how long until no worker holds a block for it; and that somebody who asks right then does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import urllib.request
+from collections.abc import Sequence
+
+from support.stack import Stack
+
+from .client import ask, body_of, now_s
+from .figures import quantile
+from .story import Case, Figure, Seen
+
+FREE_S = 0.5
+WAIT_S = (0.01, 0.08)
+PROMPT_TOKENS = {"26": 1900, "27": 300, "27w": 300}
+ANSWER_TOKENS = {"26": 100, "27": 1500, "27w": 1500}
+KINDS = {"26": "before the first token", "27": "mid-stream", "27w": "from an answer not streamed"}
+
+
+def departures(stack: Stack, times: int, seed: int) -> list[Figure]:
+    """On a fleet that is otherwise idle, so that what is held is held for the one who left."""
+    rng = random.Random(seed)
+    usual = [_follower(stack, rng) for _ in range(5)]
+    figures = []
+    for row, kind in KINDS.items():
+        freed, followers, noticed = [], [], 0
+        for _ in range(times):
+            with_blocks, took_s = _leave(stack, row, rng)
+            noticed += with_blocks
+            freed.append(took_s)
+            followers.append(_follower(stack, rng))
+        figures += [
+            Figure(row, f"left {kind}: blocks were held then", "times", noticed, 1, "higher", times),
+            Figure(row, f"left {kind}: blocks free within", "s", max(freed), FREE_S, times=times),
+            Figure(row, f"left {kind}: the next one's TTFT, median", "s", quantile(followers, 0.5), times=times),
+        ]
+    return [*figures, Figure("26", "TTFT with nobody leaving, median", "s", quantile(usual, 0.5), times=len(usual))]
+
+
+def _leave(stack: Stack, row: str, rng: random.Random) -> tuple[bool, float]:
+    """Whether a worker held blocks at that moment, and how long until none did."""
+    case = Case(tuple(rng.randrange(3, 640) for _ in range(PROMPT_TOKENS[row])), ANSWER_TOKENS[row])
+
+    held = False
+
+    async def story() -> None:
+        seen = Seen(0, 0, now_s(), now_s() + 60.0)
+        task = asyncio.create_task(ask(stack.url, body_of(case, stream=row != "27w"), seen))
+        if row == "27":
+            while len(seen.tokens) < rng.randint(1, 30):
+                await asyncio.sleep(0.002)
+        else:
+            await asyncio.sleep(rng.uniform(*WAIT_S))
+        nonlocal held
+        held = await asyncio.to_thread(holding, stack)
+        assert seen.ending == "open", f"it ended before the client could leave: {seen}"
+        assert row != "26" or not seen.tokens, "the first token came too soon to leave before it"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+    left_s = time.monotonic()
+    while holding(stack):
+        assert time.monotonic() - left_s < 30.0, "blocks are held for nobody"
+        time.sleep(0.005)
+    return held, time.monotonic() - left_s
+
+
+def holding(stack: Stack) -> bool:
+    """Whether any worker has blocks in use, a request or a lease."""
+    return any(_busy(stack, name) for name in stack.workers)
+
+
+def _busy(stack: Stack, name: str) -> bool:
+    load = stack.info(name).load
+    if load.free_blocks != load.total_blocks or load.running or load.waiting:
+        return True
+    with urllib.request.urlopen(f"{stack.workers[name].url}/metrics", timeout=5) as response:
+        lines: Sequence[str] = response.read().decode().splitlines()
+    return any(line.startswith("baton_kv_leases ") and float(line.split()[1]) for line in lines)
+
+
+def _follower(stack: Stack, rng: random.Random) -> float:
+    case = Case(tuple(rng.randrange(3, 640) for _ in range(100)), 4)
+    seen = Seen(0, 0, now_s(), now_s() + 60.0)
+    asyncio.run(ask(stack.url, body_of(case, stream=True), seen))
+    assert seen.ending == "complete" and seen.first_s is not None, seen
+    return seen.first_s - seen.began_s

@@ -1,0 +1,141 @@
+"""Numbers taken from rounds: failures, added time to first token, gaps, delays of notice and of freeing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .story import Round, Seen
+
+Rounds = Sequence[Round]
+FAULTS = ("kill", "freeze", "terminate")
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The nearest-rank quantile; 0 of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
+
+
+def requests(rounds: Rounds) -> float:
+    return sum(len(round_.seen) for round_ in rounds)
+
+
+def in_flight(rounds: Rounds) -> float:
+    """Requests that were under way when the fault came."""
+    return sum(1 for round_ in rounds for _ in hit(round_))
+
+
+def violations(rounds: Rounds) -> float:
+    return sum(len(round_.violations) for round_ in rounds)
+
+
+def failed(rounds: Rounds) -> float:
+    return sum(seen.ending not in ("complete", "abort") for round_ in rounds for seen in round_.seen)
+
+
+def complete_share(rounds: Rounds) -> float:
+    """Of the requests under way when the fault came."""
+    endings = [seen.ending == "complete" for round_ in rounds for seen in hit(round_)]
+    return sum(endings) / max(1, len(endings))
+
+
+def wrong_tokens(rounds: Rounds) -> float:
+    return sum("wrong token" in told or "complete with" in told for round_ in rounds for told in round_.violations)
+
+
+def leaks(rounds: Rounds) -> float:
+    about = ("prefill", "decode", "gateway has", "the fleet")
+    return sum(told.startswith(about) for round_ in rounds for told in round_.violations)
+
+
+def recomputed(rounds: Rounds) -> float:
+    """Transfers that decode gave up and prefilled itself: the fault did hit transfers."""
+    return sum(value for round_ in rounds for name, value in round_.counted.items() if name.endswith("recomputes"))
+
+
+def added_ttft_s(rounds: Rounds) -> float:
+    """The slowest first token among the streams that waited for one when the fault came, less the usual one."""
+    waiting = [first - seen.began_s for round_ in rounds for seen, first in _waiting(round_)]
+    return max(waiting, default=0.0) - usual_ttft_s(rounds)
+
+
+def usual_ttft_s(rounds: Rounds) -> float:
+    """Median time to the first token of streams that ended before the fault, under the same load."""
+    return quantile([first - seen.began_s for round_ in rounds for seen, first in _healthy(round_)], 0.5)
+
+
+def usual_ttft_max_s(rounds: Rounds) -> float:
+    return max((first - seen.began_s for round_ in rounds for seen, first in _healthy(round_)), default=0.0)
+
+
+def notice_s(rounds: Rounds) -> float:
+    """The latest moment at which decode wrote that a transfer had failed, after the fault."""
+    late = [at - moment(round_) for round_ in rounds for at in round_.notices_s if at >= moment(round_)]
+    return max(late, default=0.0)
+
+
+def freed_s(rounds: Rounds) -> float:
+    """From the fault, or the end of the last request if later, until every pool was whole."""
+    return max((_freed_s(round_) for round_ in rounds), default=0.0)
+
+
+def gap_p99_s(rounds: Rounds) -> float:
+    """The pause in streams that were under way: between the tokens around the fault."""
+    return quantile([gap for round_ in rounds for seen in hit(round_) for gap in _gap(seen, moment(round_))], 0.99)
+
+
+def settled_s(rounds: Rounds) -> float:
+    """How long after the fault the last stream that it hit heard of it: its error, or its next token."""
+    return max((told for round_ in rounds for seen in hit(round_) for told in _told(seen, moment(round_))), default=0.0)
+
+
+def drain_s(rounds: Rounds) -> float:
+    return max((round_.marks["exit"] - round_.marks["terminate"] for round_ in rounds), default=0.0)
+
+
+def leases_held(rounds: Rounds) -> float:
+    return sum(round_.marks.get("leases", 0.0) for round_ in rounds)
+
+
+def bad_exits(rounds: Rounds) -> float:
+    return sum(code != 0 for round_ in rounds for code in round_.exits)
+
+
+def moment(round_: Round) -> float:
+    return round_.marked(*FAULTS)
+
+
+def hit(round_: Round) -> Iterator[Seen]:
+    return (seen for seen in round_.seen if seen.flying(moment(round_)))
+
+
+def _waiting(round_: Round) -> Iterator[tuple[Seen, float]]:
+    for seen in hit(round_):
+        if seen.streamed and seen.first_s is not None and seen.first_s >= moment(round_):
+            yield seen, seen.first_s
+
+
+def _healthy(round_: Round) -> Iterator[tuple[Seen, float]]:
+    for seen in round_.seen:
+        if seen.streamed and seen.first_s is not None and seen.first_s < moment(round_):
+            yield seen, seen.first_s
+
+
+def _freed_s(round_: Round) -> float:
+    if round_.quiet_s is None:
+        return float("inf")
+    last_s = max((seen.ended_s or 0.0 for seen in round_.seen), default=0.0)
+    return round_.quiet_s - max(moment(round_), last_s)
+
+
+def _gap(seen: Seen, at_s: float) -> Iterator[float]:
+    """Around `at_s`, for a stream that had begun and went on."""
+    before = [time_s for time_s in seen.times_s if time_s < at_s]
+    after = [time_s for time_s in seen.times_s if time_s >= at_s]
+    if seen.streamed and before and after:
+        yield after[0] - before[-1]
+
+
+def _told(seen: Seen, at_s: float) -> Iterator[float]:
+    if seen.streamed and seen.ended_s is not None:
+        yield min([time_s for time_s in seen.times_s if time_s >= at_s] + [seen.ended_s]) - at_s

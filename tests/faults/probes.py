@@ -1,0 +1,50 @@
+"""The rows that are not told over a constant load: each a fleet of its own and a question asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from support.stack import Stack
+
+from .corruption import corrupt
+from .departures import departures
+from .gateway_drain import drains
+from .hostile import hostile
+from .story import Figure
+
+Probe = Callable[[Path, Path, int, int], list[Figure]]
+"""(model, folder, seed, times) -> figures"""
+CORRUPTED_PER_TIME = 1000
+
+
+def row_14(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    torch.set_num_threads(1)
+    folder.mkdir()
+    return asyncio.run(corrupt(model, folder, CORRUPTED_PER_TIME * times, seed))
+
+
+def row_26(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    with Stack.up(model, folder) as stack:
+        return departures(stack, 2 * times, seed)
+
+
+def row_30(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    with Stack.up(model, folder) as stack:
+        return hostile(stack, times)
+
+
+def row_17(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    with Stack.up(model, folder) as stack:
+        return drains(stack, times, seed)
+
+
+PROBES: dict[str, tuple[str, Probe]] = {
+    "14": ("blocks corrupted in flight", row_14),
+    "30": ("hostile bodies (rows 30 to 32)", row_30),
+    "17": ("SIGTERM of the gateway under 50 streams", row_17),
+    "26": ("clients that leave (rows 26 and 27)", row_26),
+}

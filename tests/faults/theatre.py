@@ -1,0 +1,234 @@
+"""Performs stories: a fleet of real processes, a crowd, the events at their moments, and what everybody held after."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from support.processes import Child
+from support.stack import Stack
+
+from .checker import check
+from .client import Crowd, references
+from .story import Case, EndLoad, Event, Freeze, Held, Kill, Load, Restart, Round, Story, Terminate, Wait
+
+QUIET_S = 20.0
+CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
+
+
+def cases_of(load: Load, seed: int, vocab: int = 640) -> list[Case]:
+    """Known requests, some greedy, some seeded; special tokens are left out."""
+    rng = random.Random(seed)
+
+    def one() -> Case:
+        prompt = tuple(rng.randrange(3, vocab) for _ in range(rng.randint(*load.prompt_tokens)))
+        sampled = rng.randrange(1 << 31) if rng.random() < load.seeded_share else None
+        return Case(prompt, rng.randint(*load.max_tokens), sampled)
+
+    return [one() for _ in range(load.cases)]
+
+
+@contextmanager
+def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
+    """The fleet of a story, warmed up, with the references taken."""
+    timeout = {"request_timeout_s": story.load.deadline_s - 2.0}
+    changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
+    with Stack.up(model, directory, prefill=story.prefill, decode=story.decode, **changes) as stack:
+        cases = cases_of(story.load, CASES_SEED)
+        yield Theatre(story, stack, cases, references(stack.url, cases))
+
+
+class Theatre:
+    """`play(seed)` performs one round; the fleet is whole again afterwards."""
+
+    def __init__(self, story: Story, stack: Stack, cases: Sequence[Case], reference: Sequence[Sequence[int]]) -> None:
+        self.story, self.stack, self._cases, self._reference = story, stack, cases, reference
+        self._down: list[str] = []
+        self._warm()
+
+    def _warm(self) -> None:
+        """One faultless minute's worth of connections, so that the baseline is that of a fleet in use."""
+        crowd = Crowd(self.stack.url, self.story.load, self._cases, 0)
+        crowd.start()
+        time.sleep(1.0)
+        crowd.stop()
+        self._quiet()
+
+    def play(self, seed: int, events: Sequence[Event] | None = None) -> Round:
+        """One round of the story, or of other events on its fleet."""
+        rng, round_ = random.Random(seed), Round(seed)
+        round_.before, counters = self._held(), self._counters()
+        crowd = Crowd(self.stack.url, self.story.load, self._cases, seed)
+        crowd.start()
+        began = datetime.now()
+        try:
+            for event in self.story.events if events is None else events:
+                self._perform(event, rng, round_, crowd)
+        finally:
+            crowd.stop()
+        round_.seen = crowd.seen
+        round_.marks.setdefault("end", time.monotonic())
+        round_.quiet_s = self._quiet()
+        round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
+        self._perform(Restart(), rng, round_, crowd)
+        round_.after = self._held()
+        round_.counted = _growth(counters, self._counters())
+        story = self.story
+        round_.violations = check(round_, self._reference, may_break=story.may_break, streams=story.load.streams)
+        return round_
+
+    def _perform(self, event: object, rng: random.Random, round_: Round, crowd: Crowd) -> None:
+        marks = round_.marks
+        match event:
+            case Wait(low_s, high_s):
+                time.sleep(rng.uniform(low_s, high_s))
+            case Kill(role):
+                name, child = self._pick(role, rng)
+                marks["kill"] = time.monotonic()
+                child.kill()
+                self._down.append(name)
+            case Terminate(role):
+                name, child = self._pick(role, rng)
+                marks["leases"] = self._worker(name).leases
+                marks["terminate"] = time.monotonic()
+                round_.exits.append(child.stop(90.0))
+                marks["exit"] = time.monotonic()
+                self._down.append(name)
+            case Freeze(role, for_s):
+                _, child = self._pick(role, rng)
+                marks["freeze"] = time.monotonic()
+                child.process.send_signal(signal.SIGSTOP)
+                time.sleep(for_s)
+                child.process.send_signal(signal.SIGCONT)
+                marks["thaw"] = time.monotonic()
+            case Restart():
+                self._restart(marks)
+            case EndLoad():
+                crowd.stop()
+                marks["end"] = time.monotonic()
+
+    def _pick(self, role: str, rng: random.Random) -> tuple[str, Child]:
+        if role == "gateway":
+            assert self.stack.gateway is not None
+            return "gateway", self.stack.gateway
+        alive = sorted(name for name in self.stack.workers if name.startswith(role) and name not in self._down)
+        name = rng.choice(alive)
+        return name, self.stack.workers[name]
+
+    def _restart(self, marks: dict[str, float]) -> None:
+        """On the old ports, so that the fleet file stays and the epoch is what tells them apart."""
+        for name in self._down:
+            old = self.stack.workers[name].ready
+            ports = {"port": old["port"], "control_port": old["control_port"]}
+            self.stack.start_worker(old["role"], name, **ports, **dict(self.story.worker))
+            marks["restart"] = time.monotonic()
+        if self._down:
+            self._routable()
+        self._down.clear()
+
+    def _routable(self, timeout_s: float = 10.0) -> None:
+        """Until the gateway knows every worker as ready."""
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s:
+            ready = self._samples("gateway", "baton_gateway_workers", 'state="ready"')
+            if ready == len(self.stack.workers):
+                return
+            time.sleep(0.05)
+        raise AssertionError("the gateway does not take the restarted worker in")
+
+    def _quiet(self) -> float | None:
+        end_s = time.monotonic() + QUIET_S
+        while time.monotonic() < end_s:
+            if all(_is_quiet(self._worker(name)) for name in self.stack.workers if name not in self._down):
+                return time.monotonic()
+            time.sleep(0.02)
+        return None
+
+    def _held(self) -> dict[str, Held]:
+        held = {name: self._worker(name) for name in self.stack.workers}
+        assert self.stack.gateway is not None
+        return {**held, "gateway": Held(**_process(self.stack.gateway.process.pid))}
+
+    def _worker(self, name: str) -> Held:
+        info, child = self.stack.info(name), self.stack.workers[name]
+        leases = int(self._samples(name, "baton_kv_leases"))
+        load = info.load
+        return Held(
+            load.free_blocks,
+            load.total_blocks,
+            load.running,
+            load.waiting,
+            leases,
+            epoch=info.epoch,
+            **_process(child.process.pid),
+        )
+
+    def _counters(self) -> dict[str, float]:
+        """X1's numbers of the gateway; of each living worker, transfers and recomputes."""
+        posts = 'route="/v1/completions"'
+        found = {
+            "gateway requests": self._samples("gateway", "baton_gateway_requests_total", posts),
+            "gateway ok": self._samples("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
+            "gateway tokens": self._samples("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
+            "gateway in_flight": self._samples("gateway", "baton_gateway_in_flight") - 1,  # this very question
+            "retries": self._samples("gateway", "baton_gateway_retries_total"),
+        }
+        for name in self.stack.workers:
+            if name.startswith("decode") and name not in self._down:
+                found[f"{name} recomputes"] = self._samples(name, "baton_worker_kv_recomputes_total")
+                found[f"{name} pulled"] = self._samples(name, "baton_kv_transfers_total", 'side="decode"', "landed")
+        return found
+
+    def _samples(self, name: str, metric: str, *labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        child = self.stack.gateway if name == "gateway" else self.stack.workers[name]
+        assert child is not None
+        with urllib.request.urlopen(f"{child.url}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        wanted = (line for line in lines if re.match(rf"{re.escape(metric)}[ {{]", line))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted if all(label in line for label in labels))
+
+    def _notices(self) -> Iterator[datetime]:
+        """When decode workers wrote that a transfer failed."""
+        for name, child in self.stack.workers.items():
+            if name.startswith("decode"):
+                for line in child.log.read_text(errors="replace").splitlines():
+                    if "prefilling here" in line and " failed (" in line:
+                        yield datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
+
+    @staticmethod
+    def _monotonic(at: datetime) -> float:
+        return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def _is_quiet(held: Held) -> bool:
+    return held.free_blocks == held.total_blocks and not (held.running or held.waiting or held.leases)
+
+
+def _growth(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """What counted up; a process that was restarted counts from zero. Gauges stay as they are."""
+    gauges = ("gateway in_flight",)
+    return {
+        name: value if name in gauges or value < before.get(name, 0.0) else value - before.get(name, 0.0)
+        for name, value in after.items()
+    }
+
+
+def _process(pid: int) -> dict[str, int]:
+    """Sockets, file descriptors and threads of a process, as Linux counts them."""
+    links = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    sockets = sum(link.startswith("socket:") for link in links)
+    return {"sockets": sockets, "fds": len(links), "threads": len(os.listdir(f"/proc/{pid}/task"))}
