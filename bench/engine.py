@@ -133,7 +133,8 @@ def bench_case(engines: list[Engine], case: Case, rounds: int) -> list[Row]:
 def agreement(ours: list[Run], theirs: list[Run]) -> float:
     """Of first tokens: later ones follow from them, so one near-tie would count many times."""
     first = [[answer[0] for run in runs for answer in run.tokens] for runs in (ours, theirs)]
-    return sum(mine == other for mine, other in zip(*first, strict=True)) / len(first[0])
+    alike = [mine == other for mine, other in zip(*first, strict=True)]
+    return sum(alike) / len(alike)
 
 
 def main() -> None:

@@ -91,13 +91,11 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
     parser.add_argument("--transports", nargs="+", default=["ucx/tcp", "ucx/shm"])
     options = parser.parse_args()
-    rows = [
-        row
-        for transport in options.transports
-        for layout_name in options.layouts
-        for row in bench_pair(layout_name, transport, options.tokens, options.rounds)
-    ]
-    print(write("kv", rows))
+    rows: list[Row] = []
+    for transport in options.transports:
+        for layout_name in options.layouts:
+            rows += bench_pair(layout_name, transport, options.tokens, options.rounds)
+            print(write("kv", rows))
 
 
 if __name__ == "__main__":

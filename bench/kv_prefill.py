@@ -12,7 +12,7 @@ import uvloop
 
 from baton_api.sampling import SampledToken
 from baton_api.timing import PrefillTimeline
-from baton_kv import send
+from baton_kv import checksums, send
 from baton_kv.server import KvServer
 from baton_kv.settings import PrefillIdentity
 from baton_kv.transport import make_transport
@@ -20,7 +20,7 @@ from baton_wire.pb import control_pb2_grpc as rpc
 
 from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
 
-CHECKSUMS = send.block_checksums
+CHECKSUMS = checksums.block_checksums
 
 
 def no_checksums(views: list[memoryview], seed: int, first_ordinal: int) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ async def main(transport: str, layout_name: str, descriptor: int) -> None:
     store = WrappedStore(layout, 1 << 20, map_memory(descriptor))
     server = KvServer(store, PrefillIdentity("prefill", "e"), make_transport(transport, chosen), KEY, chosen)
     grpc_server = grpc.aio.server()
-    rpc.add_KvTransferServicer_to_server(server.servicer, grpc_server)  # type: ignore[no-untyped-call]
+    rpc.add_KvTransferServicer_to_server(server.servicer, grpc_server)
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await grpc_server.start()
@@ -49,7 +49,7 @@ async def main(transport: str, layout_name: str, descriptor: int) -> None:
     while line := await reader.readline():
         command = json.loads(line)
         if "open" in command:
-            send.block_checksums = CHECKSUMS if command["checksums"] else no_checksums
+            setattr(send, "block_checksums", CHECKSUMS if command["checksums"] else no_checksums)  # noqa: B010
             lease = server.open(command["open"], "ab" * 16, command["tokens"], 120.0, lambda _: None)
             blocks = range(-(-command["tokens"] // layout.block_tokens))
             lease.finish(blocks, [SampledToken(1)], PrefillTimeline(0.0, 0.0, 1, 0))
