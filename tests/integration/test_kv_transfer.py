@@ -248,7 +248,7 @@ async def test_the_callers_deadline_ends_a_pull_that_prefill_never_finishes(tran
         began_s = asyncio.get_running_loop().time()
         with pytest.raises(TransferDeadline):
             await pair.pull(TARGET, deadline_s=0.4)
-        assert asyncio.get_running_loop().time() - began_s < 1.5
+        assert asyncio.get_running_loop().time() - began_s < 3.0
         assert await ended(pair) == "aborted"
 
 

@@ -87,10 +87,10 @@ class Watch:
 FAST = KvSettings(
     transport="inproc",
     transfer_timeout_s=20.0,
-    connect_timeout_s=5.0,
+    connect_timeout_s=10.0,
     heartbeat_s=0.4,
     lease_s=2.0,
-    drain_grace_s=0.5,
+    drain_grace_s=1.5,
     offer_bytes=64 << 10,
     inline_bytes=16 << 10,
     window_blocks=8,
