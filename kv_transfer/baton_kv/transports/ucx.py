@@ -1,9 +1,9 @@
 """Transport over UCX, by ucxx: two-sided tagged messages straight from and into KV blocks.
 
 Every link has a UCX worker of its own, with UCX's progress thread: bytes are copied off the event loop and outside the
-interpreter's lock. Workers are not shared because peers on one host write into a worker's receive queue in shared
-memory: a peer killed in the middle of that blocks the queue for every other peer, for ever (seen with UCX 1.21). With
-the worker goes the queue, and closing a link is final.
+interpreter's lock. Workers are not shared: with a shared one, after a peer was killed, later connects over shared
+memory sometimes never finished (UCX 1.21; the likely cause is a slot of the shared receive queue that the dead peer had
+claimed, which is not proven). With the worker goes its queue, and closing a link is final.
 
 ucxx's low-level objects are used. Completion is polled from the event loop while something is in flight.
 """

@@ -1,7 +1,7 @@
 """Which transports an endpoint's lanes really use, asked from libucp.
 
 ucxx has no call for it; ucp_ep_query() with UCP_EP_ATTR_FIELD_TRANSPORTS (UCX >= 1.13, ucp/api/ucp.h) answers for the
-endpoint handle that ucxx exposes. Checked against UCX_PROTO_INFO=used.
+endpoint handle that ucxx exposes.
 """
 
 from __future__ import annotations
