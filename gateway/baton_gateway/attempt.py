@@ -79,7 +79,7 @@ class Attempt:
             raise self.answer.error or WorkerProtocolError("no answer came", code="bad_answer")
         return self.answer.head
 
-    async def failure(self, timeout_s: float) -> Failure | None:
+    async def failure(self, timeout_s: float | None) -> Failure | None:
         """Waits for the decode leg's head; None when there is an answer to pass on.
 
         Raises DeadlineExceeded when no head came in time. Aborts when cancelled.

@@ -51,10 +51,10 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
         route = again
 
 
-def head_timeout_s(parts: Parts, job: Job) -> float:
-    """A stream's head comes with its first token, that of a whole answer with its last."""
-    left_s = job.deadline_s - parts.now()
-    return min(parts.settings.first_byte_timeout_s, left_s) if job.asked.stream else left_s
+def head_timeout_s(parts: Parts, job: Job) -> float | None:
+    """A stream's head comes with its first token; that of a whole answer with its last, when only the request's own
+    deadline counts."""
+    return parts.settings.first_byte_timeout_s if job.asked.stream else None
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:
