@@ -23,6 +23,7 @@ import uvloop
 
 from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
+from baton_engine.text.prompt import ModelReader
 from baton_wire.http_client import HttpClient
 from baton_wire.http_limits import ServerLimits
 from baton_wire.http_server import HttpServer, serve
@@ -36,7 +37,7 @@ from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
-from .tokenising import ModelReader, Reader, Tokeniser
+from .tokenising import Reader, Tokeniser
 
 log = logging.getLogger("baton.gateway")
 MIN_SECRET_BYTES = 32

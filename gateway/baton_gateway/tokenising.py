@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from baton_api.errors import BadRequest, Overloaded
 from baton_api.openai import ChatRequest, CompletionRequest
-from baton_engine.text.template import ChatTemplate
-from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 
 from .legs import Prompt
 
@@ -28,41 +25,6 @@ class Reader(Protocol):
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Raises BadRequest for an id that is none."""
-
-
-class ModelReader:
-    """Chat template and tokenizer of one model."""
-
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
-        self._tokenizer = tokenizer
-        self._template = template
-
-    @classmethod
-    def load(cls, folder: Path) -> ModelReader:
-        """Raises SettingError."""
-        return cls(Tokenizer.load(folder), load_chat_template(folder))
-
-    def read(self, request: Asked) -> Sequence[int]:
-        if isinstance(request, ChatRequest):
-            return self._chat(request)
-        if isinstance(request.prompt, str):
-            return self._tokenizer.encode(request.prompt, add_special_tokens=True)
-        return self._checked(request.prompt or (), "prompt")
-
-    def text(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(self._checked(token_ids, "tokens"), skip_special_tokens=False)
-
-    def _checked(self, ids: Sequence[int], param: str) -> Sequence[int]:
-        if ids and max(ids) >= self._tokenizer.vocab_size:
-            raise BadRequest(f"{param} holds token id {max(ids)}, which this model does not have", param=param)
-        return ids
-
-    def _chat(self, request: ChatRequest) -> Sequence[int]:
-        if self._template is None:
-            raise BadRequest("this model has no chat template; use /v1/completions", param="messages")
-        messages = [message.for_template() for message in request.messages]
-        text = self._template.render(messages, variables=dict(request.template_kwargs))
-        return self._tokenizer.encode(text, add_special_tokens=False)
 
 
 class Tokeniser:

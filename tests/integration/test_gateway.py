@@ -11,8 +11,9 @@ from baton_api.blocks import derive_key, prompt_digest, tenant_salt
 from baton_api.openai import parse_chat
 from baton_api.tickets import verify_ticket
 from baton_api.timing import from_server_timing
+from baton_engine.text.prompt import ModelReader
 from baton_gateway.access import KeyRing
-from baton_gateway.tokenising import ModelReader, Tokeniser
+from baton_gateway.tokenising import Tokeniser
 from support.fake_worker import FakeWorker, answer, fails, says
 from support.gateways import API_KEY, LONG, SECRET, WORKER_KEY, chat_body, pair, stage, until
 from support.tiny_tokenizer import write_tiny_tokenizer

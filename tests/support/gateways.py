@@ -13,10 +13,10 @@ from typing import Any
 from baton_api.blocks import derive_key
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.settings import parse
+from baton_engine.text.prompt import ModelReader
 from baton_gateway.access import KeyRing
 from baton_gateway.process import Gateway
 from baton_gateway.settings import GatewaySettings
-from baton_gateway.tokenising import ModelReader
 from baton_wire.http_client import HttpClient, Response, StreamingResponse
 from support.fake_worker import FakeWorker
 from support.tiny_tokenizer import write_tiny_tokenizer

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from baton_api.emitted import EmittedChoice
+from baton_api.errors import InternalError
 from baton_api.openai_out import usage
 from baton_api.sampling import FinishReason, SampledToken
 from baton_api.timing import Span, to_server_timing
@@ -61,6 +62,8 @@ async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream
         if not choices.open:
             break
         await exchange.drain()
+    if choices.open:
+        raise InternalError("the engine ended the request before its answer was complete")
     _observe(parts, tally, choices)
     writer.end(usage(len(job.token_ids), choices.counted, tally.cached_tokens))
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from baton_api.emitted import Emitted, read_emitted
 from baton_api.errors import (
@@ -24,6 +24,7 @@ from baton_api.errors import (
     Unauthorized,
 )
 from baton_api.handoff import HandOff
+from baton_api.json_body import json_object
 from baton_api.openai import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from baton_api.worker import WorkerInfo
 from baton_wire.exposition import CONTENT_TYPE
@@ -128,7 +129,7 @@ class Face:
 
     def _job(self, exchange: Exchange) -> Job:
         received_s = time.monotonic()
-        body = _json_object(exchange.body)
+        body = json_object(exchange.body)
         parsed: ChatRequest | CompletionRequest
         if exchange.path == "/v1/chat/completions":
             parsed = parse_chat(body, internal=True)
@@ -149,7 +150,8 @@ class Face:
         return Job(key, request_id, parsed, tokens, sampling, salt, deadline_s, received_s, hand_off, emitted)
 
     def _tokens(self, parsed: ChatRequest | CompletionRequest) -> tuple[int, ...]:
-        tokens = self._parts.prompter.tokens(parsed)
+        given = parsed.prompt_token_ids
+        tokens = given if given is not None else tuple(self._parts.reader.read(parsed))
         if not tokens:
             raise BadRequest("the prompt has no tokens; it needs at least one", param="prompt")
         if len(tokens) >= self._max_model_len:
@@ -171,13 +173,3 @@ def _emitted(parsed: ChatRequest | CompletionRequest) -> Emitted | None:
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadRequest("the body is not a JSON object")
-    return value

@@ -12,11 +12,11 @@ from baton_engine.engine import NativeEngine
 from baton_engine.limits import EngineSettings
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
-from baton_engine.text.tokenizer import Tokenizer
+from baton_engine.text.prompt import ModelReader
+from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 from baton_kv.settings import KvSettings
 from baton_kv.transport import Transport, make_transport
 
-from .prompt import Prompter
 from .settings import WorkerSettings
 from .telemetry import Telemetry
 
@@ -31,7 +31,7 @@ class Parts:
     salt: bytes
     engine: NativeEngine
     tokenizer: Tokenizer
-    prompter: Prompter
+    reader: ModelReader
     transport: Transport
     kv_settings: KvSettings
     telemetry: Telemetry
@@ -52,7 +52,7 @@ def load_parts(settings: WorkerSettings, secret: bytes, progress: Callable[[int,
         salt=tenant_salt(secret, NO_TENANT),
         engine=NativeEngine(runner, _engine(settings)),
         tokenizer=tokenizer,
-        prompter=Prompter.load(folder, tokenizer),
+        reader=ModelReader(tokenizer, load_chat_template(folder)),
         transport=make_transport(kv_settings.transport, kv_settings),
         kv_settings=kv_settings,
         telemetry=Telemetry(settings.model_name),

@@ -140,7 +140,7 @@ class WholeAnswer:
 
     def _choice(self, index: int, deltas: Sequence[Delta]) -> FinalChoice:
         logprobs = tuple(shown(entry) for delta in deltas for entry in delta.logprobs)
-        finish = next((delta.finish for delta in deltas if delta.finish is not None), "abort")
+        finish = next(delta.finish for delta in deltas if delta.finish is not None)
         text = "".join(delta.text for delta in deltas)
         return FinalChoice(index, text, finish, logprobs if self._job.sampling.top_logprobs is not None else None)
 
