@@ -61,7 +61,7 @@ class Machine(RuleBasedStateMachine):
                 assert name not in self.alive, "two incarnations of one child"
                 assert not self.state.stopping, "a start while everything is being stopped"
                 waited_s = self.now_s - self.ended_s.get(name, -1e9)
-                assert waited_s >= POLICY.first_delay_s * (1 - POLICY.jitter), "no back-off"
+                assert waited_s >= POLICY.first_delay_s * (1 - POLICY.jitter) - 1e-6, "no back-off"
                 self.alive.add(name)
             case Terminate(name):
                 assert self.state.stopping
@@ -130,7 +130,8 @@ class Machine(RuleBasedStateMachine):
             self.now_s = max(self.now_s, due_s)
             self.send(Tick())
         slack_s = POLICY.start_timeout_s if self.state.failure else 0.0
-        assert self.now_s - begun_s <= POLICY.front_grace_s + POLICY.worker_grace_s + slack_s
+        rounding_s = 1e-6
+        assert self.now_s - begun_s <= POLICY.front_grace_s + POLICY.worker_grace_s + slack_s + rounding_s
         assert not self.alive
 
 

@@ -41,9 +41,10 @@ def events(*pieces: str) -> list[bytes]:
 
 
 class Scripted:
-    """Answers each request with the next of its scripts, and keeps what it was asked."""
+    """Answers each request with the next of its scripts, and keeps what it was asked. None in a script: no more comes
+    until the client has gone."""
 
-    def __init__(self, *scripts: list[bytes] | BatonError) -> None:
+    def __init__(self, *scripts: list[bytes] | list[bytes | None] | BatonError) -> None:
         self.scripts = list(scripts)
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -56,6 +57,11 @@ class Scripted:
             raise script
         exchange.start(200, [("content-type", "text/event-stream"), ("server-timing", to_server_timing(SPANS))])
         for event in script:
+            if event is None:
+                gone = asyncio.Event()
+                exchange.on_gone(gone.set)
+                await gone.wait()
+                return
             exchange.write(event)
         exchange.end()
 
@@ -184,7 +190,7 @@ def test_a_refused_answer_is_shown_and_forgotten(loop_thread: LoopThread) -> Non
 
 
 def test_an_answer_given_up_is_forgotten_and_the_chat_goes_on(loop_thread: LoopThread) -> None:
-    scripted = Scripted(events("Hello"), events("on and", "STOP"), events("Fine"))
+    scripted = Scripted(events("Hello"), [*events("on and", "STOP")[:3], None], events("Fine"))
     text = conversation(loop_thread, scripted, ["hi", "talk", "how are you?"])
     assert "(given up)" in text
     assert [message["content"] for message in scripted.asked[2]["messages"]] == ["hi", "Hello", "how are you?"]
