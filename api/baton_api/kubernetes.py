@@ -1,4 +1,4 @@
-"""What operator, images, chart and gateway agree on: names, labels, ports, files, variables (design note 0005). Pure."""
+"""What operator, images, chart and gateway agree on: names, labels, ports, files and variables (note 0005). Pure."""
 
 from __future__ import annotations
 
