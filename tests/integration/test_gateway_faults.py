@@ -264,6 +264,22 @@ async def test_a_stuck_worker_is_lost_after_three_heartbeats_and_its_requests_go
         await s.routable(2)
 
 
+async def test_looks_at_a_stuck_worker_overlap_each_on_a_connection_of_its_own(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode"), heartbeat_timeout_s=0.3, heartbeat_misses=3) as s:
+        before = s.worker("d0").heartbeats
+        s.worker("d0").heartbeats_hang = True
+        await s.routable(2)
+        assert s.worker("d0").heartbeats - before >= 3
+
+
+async def test_a_worker_that_answers_late_is_slow_and_not_lost(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode"), heartbeat_timeout_s=0.3, heartbeat_misses=3) as s:
+        s.worker("d0").heartbeat_delay_s = 0.5  # every look is a miss, every answer comes before the third
+        before = s.worker("d0").heartbeats
+        await until(lambda: s.worker("d0").heartbeats - before >= 8, timeout_s=20.0)
+        assert len(s.gateway.parts.registry.routable()) == 3
+
+
 async def test_a_stuck_prefill_worker_is_replaced_while_decode_still_waits_for_it(tmp_path: Path) -> None:
     async with stage(tmp_path, trio("prefill")) as s:
         s.worker("p0").behave = hangs()

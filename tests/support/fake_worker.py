@@ -56,6 +56,7 @@ class FakeWorker:
         self.legs: list[Leg] = []
         self.heartbeats = 0
         self.heartbeats_hang = False
+        self.heartbeat_delay_s = 0.0
         self.port = 0
         self._bearer = f"Bearer {worker_key}"
         self._server: HttpServer | None = None
@@ -80,8 +81,7 @@ class FakeWorker:
             exchange.respond(401, b'{"error":{"message":"no","type":"x","param":null,"code":"invalid_api_key"}}')
         elif exchange.path == "/baton/v1/worker":
             self.heartbeats += 1
-            if self.heartbeats_hang:
-                await asyncio.sleep(60)
+            await asyncio.sleep(60 if self.heartbeats_hang else self.heartbeat_delay_s)
             exchange.respond(200, self.info.to_json())
         else:
             leg = Leg(exchange.path, dict(exchange.headers), json.loads(exchange.body))
