@@ -37,6 +37,7 @@ from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
 from .source import FileSource, Source
+from .strand import Alarms
 from .telemetry import Telemetry
 from .tokenising import Reader, Tokeniser
 
@@ -138,6 +139,8 @@ class Gateway:
             HttpClient(),
             Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
             Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
+            Alarms(settings.request_timeout_s),
+            Alarms(settings.first_byte_timeout_s),
             RetryBudget(settings.retry_ratio, settings.retry_burst),
             RetryBudget(1.0, settings.resume_burst),
             Telemetry(),
@@ -185,6 +188,8 @@ class Gateway:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self.parts.client.close()
         self.parts.tokeniser.close()
+        self.parts.deadlines.close()
+        self.parts.first_bytes.close()
 
 
 def tune_collector() -> None:

@@ -103,7 +103,8 @@ async def test_a_decode_leg_that_fails_before_its_head_goes_to_another_worker_wi
         first, second = s.worker("d0").legs[0], s.worker("d1").legs[0]
         assert first.hand_off.transfer_id != second.hand_off.transfer_id
         assert first.body["seed"] == second.body["seed"]
-        assert len(s.worker("p0").legs) == 2
+        sent_to = s.worker("p0").legs  # the first may have been given up before it was on its way
+        await until(lambda: second.hand_off.transfer_id in [leg.hand_off.transfer_id for leg in sent_to])
         assert s.metric("baton_gateway_requests_total", route="/v1/chat/completions", code="200", reason="ok") == 1
 
 
