@@ -13,7 +13,7 @@ from baton_api.crd import API_VERSION, KIND, Model, parse_model
 from baton_api.crd_rules import RULES
 from baton_api.crd_schema import json_schema
 from baton_api.errors import SettingError
-from support.control_plane import Api, ControlPlane
+from support.kube_cluster import Api, Cluster
 
 MODELS = "/apis/baton.dev/v1alpha1/namespaces/default/models?dryRun=All&fieldValidation=Strict"
 POOLS = MODELS.replace("models", "pools")
@@ -147,7 +147,7 @@ def test_what_is_right_is_accepted_with_its_defaults_and_parses_to_the_same_mode
     assert answer["spec"]["kv"]["blockTokens"] == 16
 
 
-def test_kubectl_explains_every_field_and_lists_short_names(cluster: ControlPlane) -> None:
+def test_kubectl_explains_every_field_and_lists_short_names(cluster: Cluster) -> None:
     text = cluster.kubectl("explain", "model", "--recursive")
     assert "blockTokens" in text and "drainSeconds" in text
     assert "time to first token" in cluster.kubectl("explain", "mdl.spec.slo.ttft")

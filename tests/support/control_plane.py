@@ -1,192 +1,157 @@
-"""A real Kubernetes API for tests: the one that KUBECONFIG names, or etcd, kube-apiserver and kube-controller-manager
-started from KUBE_ASSETS on 127.0.0.1, or a skip that says so.
+"""A real Kubernetes API server for tests: the one KUBECONFIG names, or etcd and kube-apiserver from KUBE_ASSETS.
 
-No node: Pods stay Pending, and what a kubelet would report is written by the test. `API_QPS` is what the controller
-manager may ask per second (a stock one 20).
+Only 127.0.0.1 is used. Without either the tests skip, and say so.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import secrets
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-API_QPS = 500
 START_S = 60.0
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+MISSING = "no cluster: set KUBECONFIG to one, or KUBE_ASSETS to a folder with etcd and kube-apiserver"
+
+
+def require_kubeconfig(directory: Path) -> tuple[Path, ControlPlane | None]:
+    """The kubeconfig to use, and the control plane if it was started here."""
+    if given := os.environ.get("KUBECONFIG"):
+        return Path(given), None
+    plane = require_control_plane(directory)
+    return plane.kubeconfig, plane
+
+
+def require_control_plane(directory: Path) -> ControlPlane:
+    assets = os.environ.get("KUBE_ASSETS", "")
+    if not Path(assets, "kube-apiserver").is_file() or not Path(assets, "etcd").is_file():
+        pytest.skip(MISSING)
+    plane = ControlPlane(Path(assets), directory)
+    plane.up()
+    return plane
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @dataclass
 class ControlPlane:
-    """`stop` and `start` of "apiserver", "etcd" and "kcm" are the faults; a cluster of KUBECONFIG has none."""
+    """etcd and the API server, without controllers: what is there is what a test put there."""
 
-    folder: Path
-    kubeconfig: Path
-    assets: Path | None
-    commands: dict[str, list[str]] = field(default_factory=dict)
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    assets: Path
+    directory: Path
+    port: int = field(default_factory=free_port)
+    api_flags: tuple[str, ...] = ()
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str) -> None:
-        log = (self.folder / f"{name}.log").open("ab")
-        self.running[name] = subprocess.Popen(
-            self.commands[name], stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-        )
-        log.close()
+    @property
+    def kubeconfig(self) -> Path:
+        return self.directory / "admin.kubeconfig"
 
-    def stop(self, name: str, number: int = signal.SIGKILL) -> None:
-        process = self.running.pop(name)
-        process.send_signal(number)
-        process.wait(timeout=30)
+    @property
+    def authority(self) -> Path:
+        return self.directory / "ca.crt"
 
-    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
-        """What it printed, errors too."""
-        program = str(self.assets / "kubectl") if self.assets else "kubectl"
-        done = subprocess.run(
-            [program, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == 0 or not check, output
-        return output
+    def up(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._certificates()
+        self._etcd, peer = free_port(), free_port()
+        etcd, there = f"http://127.0.0.1:{self._etcd}", f"http://127.0.0.1:{peer}"
+        self._start(
+            "etcd", "--name", "t", "--data-dir", str(self.directory / "etcd"), "--unsafe-no-fsync",
+            "--log-level", "warn", "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
+            "--listen-peer-urls", there, "--initial-advertise-peer-urls", there, "--initial-cluster", f"t={there}",
+        )  # fmt: skip
+        self.start_api()
 
-    def get(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", kind, "-o", "json", *arguments))
-        items: list[dict[str, Any]] = found["items"]
-        return items
-
-
-@contextmanager
-def control_plane(folder: Path) -> Iterator[ControlPlane]:
-    """Skips loudly when there is neither KUBECONFIG nor KUBE_ASSETS."""
-    if os.environ.get("KUBECONFIG") and shutil.which("kubectl"):
-        yield ControlPlane(folder, Path(os.environ["KUBECONFIG"]), None)
-        return
-    if not os.environ.get("KUBE_ASSETS"):
-        pytest.skip("NO KUBERNETES: set KUBECONFIG, or KUBE_ASSETS to a folder with kube-apiserver, etcd and kubectl")
-    plane = _prepared(folder, Path(os.environ["KUBE_ASSETS"]))
-    try:
-        for name in plane.commands:
-            plane.start(name)
-        _wait_until_it_answers(plane)
-        yield plane
-    finally:
-        for name in tuple(plane.running):
-            plane.stop(name)
-
-
-def _prepared(folder: Path, assets: Path) -> ControlPlane:
-    etcd, peers, api, kcm = _free_ports(4)
-    for name in ("sa.key", "sa.pub"):
-        make = ["genrsa", "-out", "sa.key", "2048"] if name == "sa.key" else ["rsa", "-in", "sa.key", "-pubout"]
-        made = subprocess.run(["openssl", *make], cwd=folder, check=True, capture_output=True)
-        if name == "sa.pub":
-            (folder / name).write_bytes(made.stdout)
-    token = secrets.token_hex(16)
-    (folder / "tokens.csv").write_text(f"{token},admin,1,system:masters\n")
-    audit = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"]}
-    (folder / "audit.yaml").write_text(yaml.safe_dump({**audit, "rules": [{"level": "Metadata"}]}))
-    kubeconfig = folder / "kubeconfig"
-    cluster = {"server": f"https://127.0.0.1:{api}", "certificate-authority": str(folder / "pki/apiserver.crt")}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "tests",
-        "clusters": [{"name": "tests", "cluster": cluster}],
-        "users": [{"name": "tests", "user": {"token": token}}],
-        "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
-    }
-    kubeconfig.write_text(yaml.safe_dump(config))
-    url, peer = f"http://127.0.0.1:{etcd}", f"http://127.0.0.1:{peers}"
-    commands = {
-        "etcd": [
-            str(assets / "etcd"), "--name=t", f"--data-dir={folder}/etcd", "--unsafe-no-fsync", "--log-level=warn",
-            f"--listen-client-urls={url}", f"--advertise-client-urls={url}", f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=t={peer}",
-        ],
-        "apiserver": [
-            str(assets / "kube-apiserver"), f"--etcd-servers={url}", f"--secure-port={api}", "--bind-address=127.0.0.1",
-            "--advertise-address=10.88.0.1", f"--cert-dir={folder}/pki", f"--token-auth-file={folder}/tokens.csv",
-            "--authorization-mode=RBAC", f"--service-account-key-file={folder}/sa.pub",
-            f"--service-account-signing-key-file={folder}/sa.key",
+    def start_api(self) -> None:
+        """And waits until it answers."""
+        self._start(
+            "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self._etcd}", f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1", "--advertise-address=10.88.0.1", "--authorization-mode=RBAC",
+            "--tls-cert-file=api.crt", "--tls-private-key-file=api.key", "--client-ca-file=ca.crt",
+            "--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
-            f"--audit-policy-file={folder}/audit.yaml", f"--audit-log-path={folder}/audit.log", "--v=1",
-        ],
-        "kcm": [
-            str(assets / "kube-controller-manager"), f"--kubeconfig={kubeconfig}", "--leader-elect=false",
-            f"--service-account-private-key-file={folder}/sa.key", "--bind-address=127.0.0.1", f"--secure-port={kcm}",
-            f"--cert-dir={folder}/kcm-pki", "--use-service-account-credentials", f"--kube-api-qps={API_QPS}",
-            f"--kube-api-burst={2 * API_QPS}",
-        ],
-    }  # fmt: skip
-    return ControlPlane(folder, kubeconfig, assets, commands)
+            *self.api_flags,
+        )  # fmt: skip
+        end_s = time.monotonic() + START_S
+        while not self._is_ready():
+            assert self._running["kube-apiserver"].poll() is None, self._log("kube-apiserver")
+            assert time.monotonic() < end_s, self._log("kube-apiserver")
+            time.sleep(0.1)
 
+    def stop_api(self) -> None:
+        self._stop("kube-apiserver", signal.SIGKILL)
 
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
+    def down(self) -> None:
+        for name in ("kube-apiserver", "etcd"):
+            self._stop(name, signal.SIGKILL)
 
+    def kubectl(self, *argv: str, stdin: object = None) -> str:
+        """Its stdout; a failure is an AssertionError with its stderr. `stdin` goes in as JSON."""
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        given = b"" if stdin is None else json.dumps(stdin).encode()
+        done = subprocess.run(
+            [str(self.assets / "kubectl"), *argv],
+            env=environment, input=given, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
 
-def _wait_until_it_answers(plane: ControlPlane) -> None:
-    end_s = time.monotonic() + START_S
-    while "default" not in plane.kubectl("get", "serviceaccount", "-o", "name", check=False):
-        for name, process in plane.running.items():
-            if process.poll() is not None and name != "kcm":
-                pytest.fail(f"{name} ended: {(plane.folder / f'{name}.log').read_text()[-500:]}")
-            if process.poll() is not None:  # it ends when the API server is not there yet
-                plane.start(name)
-        assert time.monotonic() < end_s, f"no answer from the API server in {START_S:g} s; logs in {plane.folder}"
-        time.sleep(0.2)
-
-
-class Api:
-    """The test's own way to the API server, blocking: JSON in, (status, JSON) out."""
-
-    def __init__(self, plane: ControlPlane) -> None:
-        config = yaml.safe_load(plane.kubeconfig.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self.server: str = cluster["server"]
-        authority, data = cluster.get("certificate-authority"), cluster.get("certificate-authority-data")
-        text = base64.b64decode(data).decode() if data else None
-        self._tls = ssl.create_default_context(cafile=authority, cadata=text)
-        if "client-certificate" in user:
-            self._tls.load_cert_chain(user["client-certificate"], user["client-key"])
-        self._token = user.get("token", "")
-
-    def __call__(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
-    ) -> tuple[int, dict[str, Any]]:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": content_type, "authorization": f"Bearer {self._token}"}
-        request = urllib.request.Request(self.server + path, data, headers, method=method)
+    def _is_ready(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.load_cert_chain(self.directory / "admin.crt", self.directory / "admin.key")
         try:
-            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.loads(error.read())
+            with urllib.request.urlopen(f"https://127.0.0.1:{self.port}/readyz", timeout=2, context=context):
+                return True
+        except OSError:
+            return False
+
+    def _start(self, name: str, *argv: str) -> None:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [str(self.assets / name), *argv], cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _stop(self, name: str, number: signal.Signals) -> None:
+        process = self._running.pop(name, None)
+        if process is not None:
+            process.send_signal(number)
+            process.wait(30)
+
+    def _log(self, name: str) -> str:
+        return f"{name} did not get ready:\n" + (self.directory / f"{name}.log").read_text()[-3000:]
+
+    def _certificates(self) -> None:
+        ca = ("-keyout", "ca.key", "-out", "ca.crt", "-days", "30", "-subj", "/CN=test-ca")
+        self._openssl("req", "-x509", *NEW_KEY, *ca, "-addext", "basicConstraints=critical,CA:TRUE")
+        names = "subjectAltName=IP:127.0.0.1,IP:10.96.0.1,DNS:localhost,DNS:kubernetes.default.svc"
+        for name, subject, extra in (("api", "/CN=kube-apiserver", names), ("admin", "/O=system:masters/CN=admin", "")):
+            self._openssl("req", *NEW_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)
+            (self.directory / "ext").write_text(f"extendedKeyUsage=serverAuth,clientAuth\n{extra}\n")
+            signer = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "ext")
+            self._openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signer)
+        self._openssl("genrsa", "-out", "sa.key", "2048")
+        self._openssl("rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub")
+        server = f"{{server: 'https://127.0.0.1:{self.port}', certificate-authority: ca.crt}}"
+        self.kubeconfig.write_text(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n"
+            f"clusters: [{{name: c, cluster: {server}}}]\n"
+            "users: [{name: u, user: {client-certificate: admin.crt, client-key: admin.key}}]\n"
+            "contexts: [{name: test, context: {cluster: c, user: u}}]\n"
+        )
+
+    def _openssl(self, *argv: str) -> None:
+        subprocess.run(["openssl", *argv], cwd=self.directory, check=True, capture_output=True)
