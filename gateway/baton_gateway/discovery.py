@@ -17,6 +17,7 @@ from .source import Source
 
 log = logging.getLogger("baton.gateway.discovery")
 WORKER_PATH = "/baton/v1/worker"
+SOURCE_RESTART_S = 1.0
 EAGER_INTERVAL_S = 0.2
 """Between two looks at a worker that is not routable yet, so that a start is seen soon."""
 
@@ -61,10 +62,17 @@ class Discovery:
         self._changes = changes
         self._on_gone = on_gone
         self._hearts: dict[str, asyncio.Task[None]] = {}
+        self._complaints: dict[str, str | None] = {}
 
     async def run(self, source: Source) -> None:
         try:
-            await source.run(self._take)
+            while True:
+                try:
+                    await source.run(self._take)
+                except Exception:
+                    # Else every heart would stop with it, and nobody would be served any more.
+                    log.exception("the fleet's source broke off; starting it again")
+                await asyncio.sleep(SOURCE_RESTART_S)
         finally:
             for task in self._hearts.values():
                 task.cancel()
@@ -73,6 +81,7 @@ class Discovery:
     def _take(self, fleet: Fleet) -> None:
         for url in self._registry.set_fleet(fleet):
             self._hearts.pop(url).cancel()
+            self._complaints.pop(url, None)
             self._on_gone(url)
         for url in self._registry.urls:
             if url not in self._hearts:
@@ -84,10 +93,19 @@ class Discovery:
         while True:
             start_s = loop.time()
             await self._look_at(url)
+            self._complain(url)
             eager = not self._registry.is_routable(url)
             interval_s = self._settings.heartbeat_interval_s
             due_s = start_s + (min(EAGER_INTERVAL_S, interval_s) if eager else interval_s)
             await asyncio.sleep(due_s - loop.time())
+
+    def _complain(self, url: str) -> None:
+        """Once per contradiction."""
+        why = self._registry.contradiction(url)
+        if why != self._complaints.get(url):
+            self._complaints[url] = why
+            if why is not None:
+                log.error("worker %s gets no requests: %s", url, why)
 
     async def _look_at(self, url: str) -> None:
         """Until it has answered or is not routable. A look that is not answered in time is a miss, and the next one

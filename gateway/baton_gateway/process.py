@@ -36,9 +36,9 @@ from .index import PrefixIndex
 from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
-from .source import FileSource, Source
+from .source import source_of
 from .strand import Alarms
-from .telemetry import Telemetry
+from .telemetry import Telemetry, label
 from .tokenising import Reader, Tokeniser
 
 log = logging.getLogger("baton.gateway")
@@ -150,7 +150,7 @@ class Gateway:
         self.discovery = Discovery(
             settings, self.parts.registry, self.parts.client, self.parts.worker_key, changes, self.worker_gone
         )
-        self.source: Source = FileSource(settings.fleet_file, settings.fleet_poll_s)
+        self.source = source_of(settings, os.environ, self.discovery_failed)
         self.server: HttpServer | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -176,6 +176,9 @@ class Gateway:
         self.parts.index.forget(url)
         for attempt in tuple(self.parts.attempts):
             attempt.worker_lost(url)
+
+    def discovery_failed(self, reason: str) -> None:
+        self.parts.telemetry.count("baton_gateway_discovery_errors_total", label(reason.lower()))
 
     async def stop(self) -> None:
         """Not ready; then no new connections; then, at the latest after `drain_s`, the rest is cut off."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,8 @@ from typing import Protocol
 from baton_api.errors import SettingError
 from baton_api.fleet import Fleet
 from baton_wire.http_request import split_url
+
+from .settings import GatewaySettings
 
 log = logging.getLogger("baton.gateway.source")
 
@@ -25,6 +27,19 @@ class Source(Protocol):
         """Until cancelled: `take` is called with the whole fleet, first as soon as it is known, then at every change.
 
         What the source is asked from being away is no change: it is reported, and the last fleet stays."""
+
+
+def source_of(settings: GatewaySettings, environment: Mapping[str, str], on_error: Callable[[str], None]) -> Source:
+    """The one that the settings name. What only a cluster needs is loaded only there. Raises SettingError."""
+    if settings.discovery == "file":
+        return FileSource(settings.fleet_file, settings.fleet_poll_s)
+    from baton_wire.kube_access import in_cluster
+
+    from .kube_source import KubernetesSource, ModelPlace
+
+    access = in_cluster(environment, settings.service_account_dir)
+    model = ModelPlace(settings.model_name, settings.served_name or settings.model_name, settings.namespace)
+    return KubernetesSource(access, model, on_error=on_error)
 
 
 class FileSource:
