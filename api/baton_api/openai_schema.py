@@ -170,6 +170,7 @@ _CHAT_ONLY: Mapping[str, Schema] = {
         },
         "minItems": 1,
         "maxItems": openai.MAX_MESSAGES,
+        "examples": [[{"role": "user", "content": "Who runs the first leg?"}]],
     },
     "logprobs": _boolean(),
     "top_logprobs": _said(_number(RANGES["top_logprobs"], whole=True), "Above 0 needs logprobs: true."),
@@ -186,6 +187,7 @@ _COMPLETION_ONLY: Mapping[str, Schema] = {
             {"type": "array", "items": _token_ids(), "minItems": 1, "maxItems": 1},
         ],
         "description": "One prompt, of at least one token.",
+        "examples": ["The baton passes"],
     },
     "logprobs": _number(RANGES["top_logprobs"], whole=True),
 }

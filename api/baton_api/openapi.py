@@ -61,16 +61,26 @@ _ID = {
     "schema": {"type": "string", "minLength": 1},
     "description": "The model's name, slashes included.",
 }
-_STREAMED = (
-    "One `data:` event per chunk, then `data: [DONE]`; a failure midway is an event with `error`, and no [DONE]."
-)
+
+
+def _events(chunk: str) -> Schema:
+    """One server-sent event: OpenAPI 3.1 has no word for the whole stream."""
+    told = [{"$ref": f"#/components/schemas/{name}"} for name in (chunk, "Error")]
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": told}}
+    return {
+        "type": "object",
+        "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
+        "required": ["data"],
+        "description": "Each event. The last is [DONE]; after a failure midway it is the error, and no [DONE] follows.",
+    }
+
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST",
         "/v1/chat/completions",
         "Chat, whole or streamed.",
-        {JSON: out.CHAT, EVENTS: {"type": "string", "description": _STREAMED}},
+        {JSON: out.CHAT, EVENTS: _events("ChatCompletionChunk")},
         chat_schema,
         GENERATE_STATUSES,
     ),
@@ -78,7 +88,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/completions",
         "Text completion, whole or streamed.",
-        {JSON: out.COMPLETION, EVENTS: {"type": "string", "description": _STREAMED}},
+        {JSON: out.COMPLETION, EVENTS: _events("CompletionChunk")},
         completion_schema,
         GENERATE_STATUSES,
     ),

@@ -21,6 +21,7 @@ from .job import Parts, Visitor
 from .routing import pick
 from .strand import Strand
 from .telemetry import CONTENT_TYPE, label
+from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MODEL_PREFIX = "/v1/models/"
@@ -45,6 +46,7 @@ class App:
         self._created_s = created_s
         self._document = described(parts.settings.metrics_need_key)
         self.draining = False
+        self.vitals: Vitals | None = None  # of the process, once it listens
         generate = Handler(self._generate)
         self.routes: dict[str, tuple[str, Handler]] = {
             **dict.fromkeys(flow.ROUTES, ("POST", generate)),
@@ -161,6 +163,8 @@ class App:
         return _say(exchange, {"status": "ready", "workers": len(workers)}, visitor)
 
     async def _metrics(self, exchange: Exchange, visitor: Visitor) -> int:
+        if self.vitals is not None:
+            self.vitals.take()
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
         exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)

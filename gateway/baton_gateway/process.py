@@ -40,6 +40,7 @@ from .source import source_of
 from .strand import Alarms
 from .telemetry import Telemetry, label
 from .tokenising import Reader, Tokeniser
+from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MIN_SECRET_BYTES = 32
@@ -156,7 +157,11 @@ class Gateway:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises SettingError when the address cannot be had."""
-        limits = ServerLimits(max_body_bytes=self.settings.max_body_bytes)
+        limits = ServerLimits(
+            max_body_bytes=self.settings.max_body_bytes,
+            max_connections=self.settings.max_connections,
+            max_connections_per_address=self.settings.max_connections_per_address,
+        )
         try:
             self.server = await serve(
                 self.app.handle,
@@ -168,6 +173,7 @@ class Gateway:
         except OSError as error:
             where = f"{self.settings.host}:{self.settings.port}"
             raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
+        self.app.vitals = Vitals(self.parts.telemetry, self.server)
         self._watch = asyncio.create_task(self.discovery.run(self.source))
         return self.server.port
 

@@ -54,6 +54,10 @@ class GatewaySettings:
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
+    max_connections: int = setting(4096, "client connections open at once", low=1)
+    max_connections_per_address: int = setting(
+        1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
+    )
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 

@@ -186,6 +186,7 @@ class Worker:
         return None
 
     def exposition(self) -> bytes:
+        self.parts.telemetry.metrics.gauge("baton_worker_tasks").set(len(asyncio.all_tasks()))
         return self.parts.telemetry.exposition(self.parts.engine.stats(), self.draining)
 
     async def serve_job(self, job: Job, exchange: Exchange) -> None:
