@@ -59,6 +59,7 @@ WORKER = (
     Metric("vllm:request_prefill_time_seconds", "histogram", "Computing the prompt.", _MODEL, E2E_BUCKETS_S),
     Metric("baton_worker_requests_total", "counter", "Legs by kind and outcome reason.", ("leg", "outcome")),
     Metric("baton_worker_draining", "gauge", "1 while the worker drains."),
+    Metric("baton_worker_engine_failures_total", "counter", "Failed steps, and the engine's end.", ("what",)),
     Metric("baton_worker_kv_recomputes_total", "counter", "Prompts prefilled on decode, by why.", ("reason",)),
 )
 

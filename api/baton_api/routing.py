@@ -22,10 +22,12 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A snapshot; `held_blocks[url]` is how many leading blocks of this prompt that worker is thought to hold."""
+    """A snapshot; `held_blocks[url]` is how many leading blocks of this prompt that worker is thought to hold;
+    `apart` are the (prefill, decode) urls between which no KV seems to get through."""
 
     workers: tuple[WorkerView, ...]
     held_blocks: Mapping[str, int]
+    apart: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, role: Role) -> tuple[WorkerView, ...]:
         return tuple(worker for worker in self.workers if worker.info.role is role)

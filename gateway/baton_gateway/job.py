@@ -19,6 +19,7 @@ from .attempt import Attempt, Failure
 from .discovery import FleetChanges
 from .index import PrefixIndex
 from .legs import AnyPrompt
+from .pairs import Pairs
 from .registry import Registry
 from .settings import GatewaySettings
 from .telemetry import Telemetry
@@ -51,11 +52,13 @@ class Parts:
     telemetry: Telemetry
     draw: Callable[[int], bytes]
     now: Callable[[], float] = time.monotonic
+    pairs: Pairs = field(init=False)
     attempts: set[Attempt] = field(default_factory=set)
     ticket_key: bytes = b""
     worker_key: str = ""
 
     def __post_init__(self) -> None:
+        self.pairs = Pairs(self.settings.suspend_s)
         self.ticket_key = derive_key(self.secret, "ticket")
         self.worker_key = derive_key(self.secret, "worker-http").hex()
 

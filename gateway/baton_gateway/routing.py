@@ -62,11 +62,14 @@ def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Rou
     if _missing_tokens(view, request, best) < policy.min_remote_prefill_tokens:
         reason = "short" if request.num_tokens < policy.min_remote_prefill_tokens else "cached_on_decode"
         return Route(best, None, reason, candidates)
-    pair = _best_pair(ranked, sources)
+    pair = _best_pair(ranked, sources, view.apart)
     if pair is not None:
         return Route(pair[0], pair[1], "disaggregated", candidates)
+    doubtful = _best_pair(ranked, sources, frozenset())
     if policy.on_prefill_failure == "recompute":
-        return Route(best, None, "no_prefill_worker", candidates)
+        return Route(best, None, "no_prefill_worker" if doubtful is None else "pairs_apart", candidates)
+    if doubtful is not None:
+        return Route(doubtful[0], doubtful[1], "disaggregated", candidates)
     return Refusal("no_prefill_worker", "no prefill worker that fits a decode worker is ready", 1.0)
 
 
@@ -134,10 +137,14 @@ def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> _Sc
     return _Scored(worker, Candidate(worker.url, score, (f"backlog {backlog}", f"missing {missing}")))
 
 
-def _best_pair(decodes: Iterable[_Scored], prefills: list[_Scored]) -> tuple[WorkerView, WorkerView] | None:
-    """The best decode worker that has a partner of its own layout (invariant I4), with the best of its partners."""
+def _best_pair(
+    decodes: Iterable[_Scored], prefills: list[_Scored], apart: frozenset[tuple[str, str]]
+) -> tuple[WorkerView, WorkerView] | None:
+    """The best decode worker that has a partner of its own layout (invariant I4) which is not `apart` from it, with the
+    best of its partners."""
     for decode in decodes:
         for prefill in prefills:
-            if prefill.worker.info.fingerprint == decode.worker.info.fingerprint:
+            fits = prefill.worker.info.fingerprint == decode.worker.info.fingerprint
+            if fits and (prefill.worker.url, decode.worker.url) not in apart:
                 return decode.worker, prefill.worker
     return None

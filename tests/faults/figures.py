@@ -74,6 +74,12 @@ def notice_s(rounds: Rounds) -> float:
     return max(late, default=0.0)
 
 
+def detect_s(rounds: Rounds) -> float:
+    """From the fault until the gateway wrote that a worker was lost; infinite when it never did."""
+    found = ([at - moment(round_) for at in round_.losses_s if at >= moment(round_)] for round_ in rounds)
+    return max((min(late, default=float("inf")) for late in found), default=0.0)
+
+
 def freed_s(rounds: Rounds) -> float:
     """From the fault, or the end of the last request if later, until every pool was whole."""
     return max((_freed_s(round_) for round_ in rounds), default=0.0)

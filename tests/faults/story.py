@@ -140,6 +140,7 @@ class Round:
     after: dict[str, Held] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)  # growth of metrics, summed over processes
     notices_s: list[float] = field(default_factory=list)  # when decode workers wrote that a transfer failed
+    losses_s: list[float] = field(default_factory=list)  # when the gateway wrote that a worker was lost
     quiet_s: float | None = None  # when every pool was whole again; None: never
     exits: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)

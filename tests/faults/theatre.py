@@ -78,6 +78,7 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
+        round_.losses_s = [self._monotonic(at) for at in self._losses() if at >= began]
         self._perform(Restart(), rng, round_, crowd)
         round_.after = self._held()
         round_.counted = _growth(counters, self._counters())
@@ -200,13 +201,22 @@ class Theatre:
         """When decode workers wrote that a transfer failed."""
         for name, child in self.stack.workers.items():
             if name.startswith("decode"):
-                for line in child.log.read_text(errors="replace").splitlines():
-                    if "prefilling here" in line and " failed (" in line:
-                        yield datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
+                yield from _moments(child, " failed (", "prefilling here")
+
+    def _losses(self) -> Iterator[datetime]:
+        assert self.stack.gateway is not None
+        return _moments(self.stack.gateway, ": lost")
 
     @staticmethod
     def _monotonic(at: datetime) -> float:
         return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def _moments(child: Child, *words: str) -> Iterator[datetime]:
+    """When the process logged lines with these words."""
+    for line in child.log.read_text(errors="replace").splitlines():
+        if all(word in line for word in words):
+            yield datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
 
 
 def _is_quiet(held: Held) -> bool:
