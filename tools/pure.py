@@ -15,7 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOTS = (
     *("api", "wire", "kv_transfer", "engine", "worker"),
-    *("prefill_worker", "decode_worker", "gateway", "cli"),
+    *("prefill_worker", "decode_worker", "gateway", "operator", "cli"),
 )
 FLOOR_PERCENT = 95
 

@@ -26,10 +26,11 @@ MAX_CACHE_SALT_CHARS = 256
 TOKEN_ID_LIMIT = 2**31
 COMPLETION_MAX_TOKENS = 16
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MESSAGE_OFF: Mapping[str, Any] = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
-_KWARG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_RESERVED_KWARGS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+MESSAGE_OFF: Mapping[str, Any] = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
+BIAS_KEY = re.compile(r"0|[1-9][0-9]{0,9}")
+KWARG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+RESERVED_KWARGS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
 _INT_LIMIT = 2**63
 
 
@@ -210,7 +211,7 @@ def _stream(fields: Mapping[str, Any]) -> tuple[bool, bool]:
 def _logit_bias(fields: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     biases = _get(fields, "logit_bias", dict, {})
     for key in biases:
-        if not (isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,9}", key) and int(key) < TOKEN_ID_LIMIT):
+        if not (isinstance(key, str) and BIAS_KEY.fullmatch(key) and int(key) < TOKEN_ID_LIMIT):
             raise BadRequest("logit_bias keys must be token ids in decimal", param="logit_bias")
     return tuple((int(key), _number(biases, key, 0.0, "logit_bias")) for key in biases)
 
@@ -256,7 +257,7 @@ def _template_kwargs(fields: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         raise BadRequest(f"chat_template_kwargs has {len(kwargs)} entries", param="chat_template_kwargs")
     for name, value in kwargs.items():
         where = f"chat_template_kwargs.{str(name)[:64]}"
-        if not (isinstance(name, str) and _KWARG_NAME.fullmatch(name)) or name in _RESERVED_KWARGS:
+        if not (isinstance(name, str) and KWARG_NAME.fullmatch(name)) or name in RESERVED_KWARGS:
             raise BadRequest(f"{where} is not a name a template may be given", param=where)
         if not isinstance(value, bool | int | float | str | None):
             raise BadRequest(f"{where} must be a string, number, boolean or null", param=where)
@@ -275,17 +276,17 @@ def _message(message: Any, where: str) -> Message:
         raise BadRequest(f"{where} is not an object", param=where)
     for name, value in message.items():
         if name not in ("role", "content", "name") and not (
-            name in _MESSAGE_OFF and (value is None or value == _MESSAGE_OFF[name])
+            name in MESSAGE_OFF and (value is None or value == MESSAGE_OFF[name])
         ):
             at = f"{where}.{str(name)[:64]}"
             raise BadRequest(f"{at} is not supported here; leave it out", param=at, code="unsupported_value")
     role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise BadRequest(f"{where}.role must be one of {', '.join(_ROLES)}", param=f"{where}.role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRequest(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
     name = message.get("name")
     if name is not None and not isinstance(name, str):
         raise BadRequest(f"{where}.name must be a string", param=f"{where}.name")
-    return Message(_ROLES[role], _content(message.get("content"), role, f"{where}.content"), name)
+    return Message(ROLES[role], _content(message.get("content"), role, f"{where}.content"), name)
 
 
 def _content(content: Any, role: str, where: str) -> str:

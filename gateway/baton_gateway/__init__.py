@@ -5,6 +5,6 @@ Does not belong here: how tokens are made (engine) or how KV moves (kv_transfer)
 
     access, routing, index, registry, legs, events, timeline, settings    pure
     app -> flow -> tokenising, admission, dispatch -> attempt -> relay    one request
-    discovery                                                            the fleet, live
+    source -> discovery                                                  the fleet, live
     job, process, __main__                                               what is shared, wiring
 """

@@ -17,6 +17,7 @@ from baton_wire.sse import format_event
 
 from . import flow, text_routes
 from .access import KeyRing, request_id
+from .described import described
 from .job import Parts, Visitor
 from .routing import pick
 from .telemetry import CONTENT_TYPE, label
@@ -42,6 +43,7 @@ class App:
         self._parts = parts
         self._keys = keys
         self._created_s = created_s
+        self._document = described(parts.settings.metrics_need_key)
         self.draining = False
         generate = Handler(self._generate)
         self.routes: dict[str, tuple[str, Handler]] = {
@@ -51,6 +53,7 @@ class App:
             "/detokenize": ("POST", Handler(self._detokenize)),
             "/v1/models": ("GET", Handler(self._models)),
             MODEL_PREFIX: ("GET", Handler(self._model)),
+            "/openapi.json": ("GET", Handler(self._openapi, needs_key=False)),
             "/health": ("GET", Handler(self._health, needs_key=False)),
             "/ready": ("GET", Handler(self._ready, needs_key=False)),
             "/metrics": ("GET", Handler(self._metrics, needs_key=parts.settings.metrics_need_key)),
@@ -96,7 +99,7 @@ class App:
             raise NotFound(f"{exchange.method} {exchange.path[:128]} is not served here")
         method, handler = self.routes[path]
         if exchange.method != method:
-            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only")
+            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only", allow=method)
         return path, handler
 
     async def _generate(self, exchange: Exchange, visitor: Visitor) -> int:
@@ -129,6 +132,10 @@ class App:
             "owned_by": "baton",
             "max_model_len": max(lengths, default=None),
         }
+
+    async def _openapi(self, exchange: Exchange, visitor: Visitor) -> int:
+        exchange.respond(200, self._document, [("x-request-id", visitor.request_id)])
+        return 200
 
     async def _health(self, exchange: Exchange, visitor: Visitor) -> int:
         return _say(exchange, {"status": "ok"}, visitor)

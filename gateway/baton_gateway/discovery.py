@@ -1,21 +1,19 @@
-"""Keeps the registry true: watches the fleet file and asks every worker who and how it is."""
+"""Keeps the registry true: takes the fleet from its source and asks every worker who and how it is."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from baton_api.errors import BatonError, SettingError
-from baton_api.fleet import Fleet, FleetWorker
+from baton_api.errors import BatonError
+from baton_api.fleet import Fleet
 from baton_api.worker import WorkerInfo
 from baton_wire.http_client import HttpClient
-from baton_wire.http_request import split_url
 
 from .registry import Change, Registry
 from .settings import GatewaySettings
+from .source import Source
 
 log = logging.getLogger("baton.gateway.discovery")
 WORKER_PATH = "/baton/v1/worker"
@@ -45,7 +43,7 @@ class FleetChanges:
 
 
 class Discovery:
-    """`run` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out of the fleet."""
+    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out."""
 
     def __init__(
         self,
@@ -62,35 +60,15 @@ class Discovery:
         self._headers = (("authorization", f"Bearer {worker_key}"),)
         self._changes = changes
         self._on_gone = on_gone
-        self._content: bytes | None = None
         self._hearts: dict[str, asyncio.Task[None]] = {}
 
-    async def run(self) -> None:
+    async def run(self, source: Source) -> None:
         try:
-            while True:
-                self._look_at_file()
-                await asyncio.sleep(self._settings.fleet_poll_s)
+            await source.run(self._take)
         finally:
             for task in self._hearts.values():
                 task.cancel()
             await asyncio.gather(*self._hearts.values(), return_exceptions=True)
-
-    def _look_at_file(self) -> None:
-        """A file that cannot be read or is no fleet changes nothing: the last good one stays."""
-        try:
-            content = Path(self._settings.fleet_file).read_bytes()
-        except OSError as error:
-            content = b""
-            if self._content != content:
-                log.warning("fleet file: %s; keeping the last fleet", error)
-        if content == self._content:
-            return
-        self._content = content
-        if content:
-            try:
-                self._take(checked(Fleet.from_json(content)))
-            except SettingError as error:
-                log.error("%s; keeping the last fleet", error.message)
 
     def _take(self, fleet: Fleet) -> None:
         for url in self._registry.set_fleet(fleet):
@@ -163,14 +141,3 @@ async def _first_answer(looks: set[asyncio.Task[WorkerInfo | None]], timeout_s: 
         if answered:
             return answered[0]
     return None
-
-
-def checked(fleet: Fleet) -> Fleet:
-    """With bare urls. Raises SettingError for one this gateway cannot call."""
-    bare = replace(fleet, workers=tuple(FleetWorker(worker.url.rstrip("/")) for worker in fleet.workers))
-    for worker in bare.workers:
-        try:
-            split_url(worker.url + WORKER_PATH)
-        except ValueError as error:
-            raise SettingError("fleet file", worker.url, "is not an http URL", "write http://HOST:PORT") from error
-    return bare

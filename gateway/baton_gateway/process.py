@@ -36,6 +36,7 @@ from .index import PrefixIndex
 from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
+from .source import FileSource, Source
 from .telemetry import Telemetry
 from .tokenising import Reader, Tokeniser
 
@@ -146,6 +147,7 @@ class Gateway:
         self.discovery = Discovery(
             settings, self.parts.registry, self.parts.client, self.parts.worker_key, changes, self.worker_gone
         )
+        self.source: Source = FileSource(settings.fleet_file, settings.fleet_poll_s)
         self.server: HttpServer | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -163,7 +165,7 @@ class Gateway:
         except OSError as error:
             where = f"{self.settings.host}:{self.settings.port}"
             raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
-        self._watch = asyncio.create_task(self.discovery.run())
+        self._watch = asyncio.create_task(self.discovery.run(self.source))
         return self.server.port
 
     def worker_gone(self, url: str) -> None:

@@ -85,8 +85,9 @@ class Face:
         """The server's handler; what it raises becomes the answer."""
         route = self._routes.get((exchange.method, exchange.path))
         if route is None:
-            known = any(path == exchange.path for _, path in self._routes)
-            raise (MethodNotAllowed if known else NotFound)(f"{exchange.method} {exchange.path} is not served here")
+            told = f"{exchange.method} {exchange.path} is not served here"
+            allow = ", ".join(method for method, path in self._routes if path == exchange.path)
+            raise MethodNotAllowed(told, allow=allow) if allow else NotFound(told)
         if exchange.path.startswith(("/v1/", "/baton/")):
             given = exchange.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), self._bearer.encode()):
