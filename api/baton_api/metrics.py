@@ -60,6 +60,7 @@ WORKER = (
     Metric("baton_worker_requests_total", "counter", "Legs by kind and outcome reason.", ("leg", "outcome")),
     Metric("baton_worker_draining", "gauge", "1 while the worker drains."),
     Metric("baton_worker_tasks", "gauge", "asyncio tasks alive."),
+    Metric("baton_worker_engine_failures_total", "counter", "Failed steps, and the engine's end.", ("what",)),
     Metric("baton_worker_kv_recomputes_total", "counter", "Prompts prefilled on decode, by why.", ("reason",)),
 )
 

@@ -26,10 +26,12 @@ class WorkerView:
 
 
 class View(NamedTuple):
-    """A snapshot; `held_blocks[url]` is how many leading blocks of this prompt that worker is thought to hold."""
+    """A snapshot; `held_blocks[url]` is how many leading blocks of this prompt that worker is thought to hold;
+    `apart` are the (prefill, decode) urls between which no KV seems to get through."""
 
     workers: tuple[WorkerView, ...]
     held_blocks: Mapping[str, int]
+    apart: frozenset[tuple[str, str]] = frozenset()
 
     def of(self, role: Role) -> list[WorkerView]:
         return [worker for worker in self.workers if worker.info.role is role]

@@ -179,8 +179,6 @@ def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
         exchange.abort()
         return
     headers = [*error_headers(error), ("x-request-id", request_id)]
-    if error.code is not None and error.code.startswith("rejected-"):
-        headers.append(("x-request-dropped-reason", error.code))
     if error.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
     exchange.respond(error.http_status, body, headers)

@@ -116,8 +116,7 @@ class Attempt:
             return self.decode_failure(error)
         if head.status not in _WORTH_ANOTHER:
             return None
-        error = WorkerProtocolError(f"the worker answered {head.status}", code=f"status_{head.status}")
-        return self.decode_failure(error)
+        return self.decode_failure(WorkerProtocolError(f"the worker answered {head.status}", code=refusal(head)))
 
     def decode_failure(self, error: BatonError) -> Failure:
         return Failure("decode", self.route.decode, error.code or error.reason, error)
@@ -127,8 +126,8 @@ class Attempt:
         self._prefill_running = False
         self._free_prefill()
         if prefill.head is not None and prefill.head.status in _NOT_TAKEN:
-            status = prefill.head.status
-            self._prefill_failed(WorkerProtocolError(f"prefill answered {status}", code=f"status_{status}"))
+            answered = f"prefill answered {prefill.head.status}"
+            self._prefill_failed(WorkerProtocolError(answered, code=refusal(prefill.head)))
         elif prefill.error is not None and prefill.error.code == "connect_failed":
             self._prefill_failed(prefill.error)
 
@@ -162,6 +161,13 @@ class Attempt:
     def _free_prefill(self) -> None:
         if self._prefill_load is not None:
             self._prefill_load.close()
+
+
+def refusal(head: Head) -> str:
+    """Why a worker did not take a request on. One that is going says so: that is no failure, and costs no retry."""
+    if head.status == 503 and head.headers.get("x-request-dropped-reason") == "draining":
+        return "draining"
+    return f"status_{head.status}"
 
 
 def _send(client: HttpClient, leg: LegRequest, sink: Answer) -> RelayHandle:

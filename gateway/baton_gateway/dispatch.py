@@ -11,6 +11,7 @@ from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from .attempt import Attempt, Failure, LegRequest
 from .job import Job, Parts, check_context
 from .legs import AnyPrompt, Handing, decode_body, prefill_body, ticket_for
+from .pairs import lost_on_the_way
 from .routing import pick
 from .telemetry import label
 
@@ -35,6 +36,7 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
+                note_transfer(parts, route, attempt.head.headers.get("server-timing", ""))
                 return attempt
             again = await repick(parts, job, failure)
             if again is None:
@@ -85,7 +87,7 @@ def decide(parts: Parts, job: Job) -> Route | Refusal:
     workers = parts.registry.routable()
     excluded = _failed_here(workers, job) if job.failures else _NOBODY
     request = RouteRequest(routed_tokens(workers, job.prompt), job.asked.model, excluded, job.revision)
-    view = View(workers, held_blocks(parts, workers, job.prompt))
+    view = View(workers, held_blocks(parts, workers, job.prompt), parts.pairs.apart(parts.now()))
     found = pick(view, request, parts.now(), parts.policy)
     name = "baton_gateway_routes_total" if isinstance(found, Route) else "baton_gateway_refusals_total"
     parts.telemetry.count(name, found.reason)
@@ -155,9 +157,20 @@ def worth_another(parts: Parts, job: Job, failure: Failure) -> bool:
     return alike < 1 and parts.retries.spend()
 
 
+def note_transfer(parts: Parts, route: Route, server_timing: str) -> None:
+    """Decode has answered; what it says of the way that the KV came, or did not come."""
+    lost = lost_on_the_way(server_timing) if route.prefill is not None else None
+    if route.prefill is not None and lost is not None:
+        pair = (route.prefill.url, route.decode.url)
+        if parts.pairs.told(pair, lost=lost, now_s=parts.now()):
+            log.warning("no KV gets from %s to %s: other pairs first", *pair)
+
+
 def note_failure(parts: Parts, failure: Failure) -> None:
     if failure.reason == "connect_failed":
         parts.registry.refused_connection(failure.url)
+    elif failure.reason == "draining":
+        parts.registry.said_draining(failure.url)
     elif failure.reason not in ("status_429", "status_503", "worker_lost"):
         parts.registry.suspend(failure.url, parts.now() + parts.settings.suspend_s)
 
@@ -178,6 +191,7 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         body = prefill_body(job.fields, job.prompt, handing)
         prefill = LegRequest(url, job.path, body, job.headers, len(job.prompt) - held_tokens)
         parts.index.record(keys, url)
+        parts.pairs.tried((url, route.decode.url), parts.now())
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
     return attempt

@@ -19,6 +19,7 @@ from .attempt import Attempt, Failure
 from .discovery import FleetChanges
 from .index import PrefixIndex
 from .legs import AnyPrompt
+from .pairs import Pairs
 from .registry import Registry
 from .routing import Policy
 from .settings import GatewaySettings
@@ -57,6 +58,7 @@ class Parts:
     telemetry: Telemetry
     draw: Callable[[int], bytes]
     now: Callable[[], float] = time.monotonic
+    pairs: Pairs = field(init=False)
     attempts: set[Attempt] = field(default_factory=set)
     policy: Policy = field(init=False)
     ticket_key: bytes = b""
@@ -64,6 +66,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.policy = self.settings.policy
+        self.pairs = Pairs(self.settings.suspend_s)
         self.ticket_key = derive_key(self.secret, "ticket")
         self.worker_key = derive_key(self.secret, "worker-http").hex()
 

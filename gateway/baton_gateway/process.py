@@ -180,6 +180,7 @@ class Gateway:
     def worker_gone(self, url: str) -> None:
         """What it held is forgotten, who waits for it is told."""
         self.parts.index.forget(url)
+        self.parts.pairs.forget(url)
         for attempt in tuple(self.parts.attempts):
             attempt.worker_lost(url)
 

@@ -7,7 +7,7 @@ what whoever started it says it should be.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from baton_api.fleet import Fleet, FleetWorker
@@ -112,6 +112,13 @@ class Registry:
     def refused_connection(self, url: str) -> Change:
         """Nobody listens there: lost at once, until the next heartbeat is answered."""
         return self.missed(url, self._max_misses)
+
+    def said_draining(self, url: str) -> None:
+        """It refused a request because it is going; the next heartbeat says so too, or that it has changed its mind."""
+        member = self._members.get(url)
+        if member is not None and member.info is not None:
+            member.info = replace(member.info, ready=False, draining=True)
+            self._look()
 
     def suspend(self, url: str, until_s: float) -> None:
         """It failed a request: others first, until then (monotonic clock)."""

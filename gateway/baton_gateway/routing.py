@@ -55,11 +55,14 @@ def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Rou
     if request.num_tokens - _held_tokens(view, request, best) < policy.min_remote_prefill_tokens:
         reason = "short" if request.num_tokens < policy.min_remote_prefill_tokens else "cached_on_decode"
         return Route(best, None, reason, candidates)
-    pair = _best_pair(ranked, sources)
+    pair = _best_pair(ranked, sources, view.apart)
     if pair is not None:
         return Route(pair[0], pair[1], "disaggregated", candidates)
+    doubtful = _best_pair(ranked, sources, frozenset())
     if policy.on_prefill_failure == "recompute":
-        return Route(best, None, "no_prefill_worker", candidates)
+        return Route(best, None, "no_prefill_worker" if doubtful is None else "pairs_apart", candidates)
+    if doubtful is not None:
+        return Route(doubtful[0], doubtful[1], "disaggregated", candidates)
     return Refusal("no_prefill_worker", "no prefill worker that fits a decode worker is ready", 1.0)
 
 
@@ -129,11 +132,13 @@ def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> Sco
     return -score, worker.info.worker_id, worker.url, worker, candidate
 
 
-def _best_pair(decodes: Iterable[Scored], prefills: list[Scored]) -> tuple[WorkerView, WorkerView] | None:
-    """The best decode worker that has a partner, with the best of its partners."""
+def _best_pair(
+    decodes: Iterable[Scored], prefills: list[Scored], apart: frozenset[tuple[str, str]]
+) -> tuple[WorkerView, WorkerView] | None:
+    """The best decode worker that has a partner which is not `apart` from it, with the best of its partners."""
     for *_, decode, _ in decodes:
         for *_, prefill, _ in prefills:
-            if may_pair(prefill.info, decode.info):
+            if may_pair(prefill.info, decode.info) and (prefill.url, decode.url) not in apart:
                 return decode, prefill
     return None
 

@@ -74,7 +74,7 @@ class Telemetry(Collector):
 
     def set(self, name: str, value: float) -> None:
         """A gauge without labels."""
-        self._child(name, ()).set(value)
+        self.numbers.values[(name,)] = value
 
     def set_all(self, name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> None:
         """A gauge's series are exactly these from now on."""

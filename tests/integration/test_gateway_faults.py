@@ -22,6 +22,7 @@ from support.fake_worker import (
     fails,
     hangs,
     says,
+    says_draining,
     streams_then_hangs,
 )
 from support.gateways import API_KEY, LONG, WORKER_KEY, Stage, chat_body, pair, stage, until
@@ -262,6 +263,18 @@ async def test_a_stuck_worker_is_lost_after_three_heartbeats_and_its_requests_go
         await until(lambda: len(s.worker("d0").legs) == 1)
         s.worker("d0").heartbeats_hang = True
         assert (await asking).status == 200 and len(s.worker("d1").legs) == 1
+        await s.routable(2)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_worker_that_is_going_costs_no_retry_however_many_ask_it(tmp_path: Path, role: str) -> None:
+    async with stage(tmp_path, trio(role), heartbeat_interval_s=30.0, retry_burst=0, retry_ratio=0.0) as s:
+        s.worker(f"{role[0]}0").behave = says_draining()
+        if role == "prefill":
+            s.worker("d0").behave = answer("x", delay_s=0.3)
+        answers = await asyncio.gather(*(s.chat(f"{number} {LONG}") for number in range(12)))
+        assert [got.status for got in answers] == [200] * 12
+        assert s.metric("baton_gateway_retries_total", leg=role, reason="draining") > 0
         await s.routable(2)
 
 
