@@ -1,4 +1,4 @@
-"""The Model CRD's OpenAPI v3 structural schema, made from the classes in `crd`. Pure.
+"""The CRDs' OpenAPI v3 structural schemas, made from the classes in `crd`, `crd_pool` and `crd_status`. Pure.
 
 Source: Kubernetes, "Specifying a structural schema": every property typed, no $ref, int-or-string by its extension.
 """
@@ -12,27 +12,83 @@ from collections.abc import Mapping
 from dataclasses import MISSING
 from typing import Any
 
-from .crd import ModelSpec
-from .settings import camel_case, members, rule_of
+from .crd import MODEL_NAME, ModelSpec
+from .crd_pool import PoolResourceSpec
+from .crd_rules import RULES, CrossRule
+from .crd_status import ModelStatus, PoolStatus
+from .settings import Rule, camel_case, members, rule_of
 
 Schema = dict[str, Any]
-_SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_SCALARS = {bool: "boolean", float: "number", str: "string"}
 
 
 def json_schema() -> Schema:
-    """Schema of the whole resource, as it stands under `openAPIV3Schema`."""
+    """Schema of a whole Model, as it stands under `openAPIV3Schema`."""
+    schema = _resource(
+        "A model served by separate prefill and decode pools behind an OpenAI-compatible gateway.",
+        ModelSpec,
+        ModelStatus,
+    )
+    schema["x-kubernetes-validations"] = [
+        {
+            "rule": f"self.metadata.name.matches('^({MODEL_NAME})$')",
+            "message": "metadata.name does not fit: use at most 55 of a-z, 0-9 and -, a letter first",
+        }
+    ]
+    for rule in RULES:
+        place = _at(schema["properties"]["spec"], rule.at)
+        place.setdefault("x-kubernetes-validations", []).append(_validation(rule))
+    return schema
+
+
+def pool_schema() -> Schema:
+    """Schema of a whole Pool."""
+    schema = _resource(
+        "The workers of one role of a Model: made by the operator, scaled by whoever likes to (kubectl scale, an HPA).",
+        PoolResourceSpec,
+        PoolStatus,
+    )
+    schema["properties"]["spec"]["x-kubernetes-validations"] = [
+        {
+            "rule": "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+            "message": "minReplicas is above maxReplicas: lower it, or raise maxReplicas",
+            "fieldPath": ".minReplicas",
+        },
+        *(
+            {
+                "rule": f"self.{name} == oldSelf.{name}",
+                "message": f"{name} cannot change: make another Pool",
+                "fieldPath": f".{name}",
+            }
+            for name in ("role", "model")
+        ),
+    ]
+    return schema
+
+
+def _resource(description: str, spec: type[Any], status: type[Any]) -> Schema:
     return {
         "type": "object",
-        "description": "A model served by separate prefill and decode pools behind an OpenAI-compatible gateway.",
+        "description": description,
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": _object(ModelSpec),
-            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+            "spec": _object(spec),
+            "status": _object(status),
         },
     }
+
+
+def _at(schema: Schema, path: tuple[str, ...]) -> Schema:
+    for name in path:
+        schema = schema["items"] if name == "*" else schema["properties"][name]
+    return schema
+
+
+def _validation(rule: CrossRule) -> Schema:
+    return {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field}
 
 
 def _object(cls: type[Any]) -> Schema:
@@ -55,12 +111,31 @@ def _property(field: dataclasses.Field[Any], hint: Any) -> Schema:
     schema = _type(hint)
     if rule.description:
         schema["description"] = rule.description
-    limits = {"minimum": rule.low, "maximum": rule.high, "enum": list(rule.choices) or None}
-    pattern = None if rule.pattern is None else f"^({rule.pattern})$"
+    if schema.get("type") in ("array", "object") and "properties" not in schema:
+        _limit_items(schema, rule)
+        texts: Schema = {}
+    else:
+        texts = _texts(rule)
+    limits = {"minimum": rule.low, "maximum": rule.high, "enum": list(rule.choices) or None, **texts}
     default = {} if _default(field) is None else {"default": _default(field)}
-    return (
-        schema | {name: value for name, value in {**limits, "pattern": pattern}.items() if value is not None} | default
-    )
+    return schema | {name: value for name, value in limits.items() if value is not None} | default
+
+
+def _texts(rule: Rule) -> Schema:
+    pattern = {} if rule.pattern is None else {"pattern": f"^({rule.pattern})$"}
+    return pattern if rule.longest is None else pattern | {"maxLength": rule.longest}
+
+
+def _limit_items(schema: Schema, rule: Rule) -> None:
+    """How many items or values, and their pattern; a mapping's keys have theirs in CEL, as a schema cannot say it."""
+    mapping = schema["type"] == "object"
+    if rule.most is not None:
+        schema["maxProperties" if mapping else "maxItems"] = rule.most
+    schema.get("additionalProperties" if mapping else "items", {}).update(_texts(rule))
+    if rule.keys is not None:
+        keys = f"self.all(name, name.matches(r'^({rule.keys})$'))"
+        message = f"a name does not match {rule.keys}"
+        schema["x-kubernetes-validations"] = [{"rule": keys, "message": message}]
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -82,8 +157,12 @@ def _type(hint: Any) -> Schema:
         return _object(hint)
     if origin is tuple:
         return {"type": "array", "items": _type(args[0])}
+    if origin is Mapping and args[1] is Any:
+        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     if origin is Mapping:
         return {"type": "object", "additionalProperties": _type(args[1])}
+    if hint is int:
+        return {"type": "integer", "format": "int64"}
     return {"type": _SCALARS[hint]}
 
 

@@ -13,8 +13,6 @@ __all__ = ["API_VERSION", "GROUP", "VERSION"]
 POOL_KIND = "Pool"
 MODEL_PLURAL, POOL_PLURAL = "models", "pools"
 FIELD_MANAGER = "baton-operator"
-STATUS_MANAGER = "baton-operator-status"
-"""Of /status only: a manager of its own, so that an apply of the object never takes its status away."""
 
 Component = Literal["prefill", "decode", "gateway"]
 GATEWAY: Component = "gateway"

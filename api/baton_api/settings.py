@@ -25,13 +25,20 @@ _RULE = "baton.rule"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Limits of one field; `description` also goes into the CRD's schema."""
+    """Limits of one field; `description` also goes into the CRD's schema.
+
+    `pattern` is the whole text's, in what Python (ASCII) and RE2 have in common. Of a list or mapping, `pattern` is
+    that of each item or value, `keys` that of each key and `most` how many there may be. `longest` is in characters.
+    """
 
     description: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
     pattern: str | None = None
+    keys: str | None = None
+    most: int | None = None
+    longest: int | None = None
 
 
 def setting(
@@ -42,10 +49,13 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     pattern: str | None = None,
+    keys: str | None = None,
+    most: int | None = None,
+    longest: int | None = None,
     factory: Any = MISSING,
 ) -> Any:
     """A dataclass field with its rule. Without default and factory the field is required."""
-    rule = Rule(description, low, high, choices, pattern)
+    rule = Rule(description, low, high, choices, pattern, keys, most, longest)
     return dataclasses.field(default=default, default_factory=factory, metadata={_RULE: rule})
 
 
@@ -130,14 +140,36 @@ def _float(raw: int, where: str) -> float:
 
 
 def _check(rule: Rule, value: Any, where: str) -> None:
+    if isinstance(value, tuple | Mapping):
+        _check_items(rule, value, where)
+        return
     if rule.choices and value not in rule.choices:
         raise SettingError(where, value, "is not allowed", f"use one of {', '.join(rule.choices)}")
     if rule.low is not None and not value >= rule.low:
         raise SettingError(where, value, f"is below {rule.low:g}", f"use {rule.low:g} or more")
     if rule.high is not None and not value <= rule.high:
         raise SettingError(where, value, f"is above {rule.high:g}", f"use {rule.high:g} or less")
-    if rule.pattern is not None and re.fullmatch(rule.pattern, value) is None:
-        raise SettingError(where, value, f"does not match {rule.pattern}", rule.description or "write it so")
+    _match(rule, rule.pattern, value, where)
+
+
+def _check_items(rule: Rule, items: tuple[Any, ...] | Mapping[str, Any], where: str) -> None:
+    if rule.most is not None and len(items) > rule.most:
+        raise SettingError(where, len(items), "items are too many", f"use {rule.most} or fewer")
+    if isinstance(items, Mapping):
+        for key, value in items.items():
+            _match(rule, rule.keys, key, _join(where, key))
+            _match(rule, rule.pattern, value, _join(where, key))
+    else:
+        for index, value in enumerate(items):
+            _match(rule, rule.pattern, value, f"{where}[{index}]")
+
+
+def _match(rule: Rule, pattern: str | None, value: Any, where: str) -> None:
+    """A number where text or number may stand has no pattern to match, as in a schema."""
+    if rule.longest is not None and isinstance(value, str) and len(value) > rule.longest:
+        raise SettingError(where, f"{value[:40]}...", f"has {len(value)} characters", f"use {rule.longest} or fewer")
+    if pattern is not None and isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is None:
+        raise SettingError(where, value, f"does not match {pattern}", rule.description or "write it so")
 
 
 def _join(path: str, name: str) -> str:

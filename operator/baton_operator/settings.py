@@ -22,7 +22,8 @@ class LeaderSettings:
 class OperatorSettings:
     """Images are the release's own; a Model's `spec.engine.image` wins for its workers."""
 
-    worker_image: str = setting(description="image of prefill and decode workers", pattern=r"\S+")
+    prefill_image: str = setting(description="image of prefill workers", pattern=r"\S+")
+    decode_image: str = setting(description="image of decode workers", pattern=r"\S+")
     gateway_image: str = setting(description="image of gateways", pattern=r"\S+")
     image_pull_policy: str = setting(
         "IfNotPresent", "when nodes pull an image", choices=("IfNotPresent", "Always", "Never")
