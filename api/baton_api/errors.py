@@ -18,6 +18,7 @@
     |       +-- TicketRefused, EpochMismatch, LayoutMismatch, ChecksumMismatch,
     |           PeerLost, TransferDeadline, TransferAborted, PrefillFailed
     +-- NoCapacity             503, Retry-After
+    +-- KubernetesError        502; the cluster's API refused, broke off or could not be reached
     +-- DeadlineExceeded       504
     +-- SettingError           a setting or resource field is wrong; stops the start
 
@@ -148,6 +149,22 @@ class DeadlineExceeded(BatonError):
     http_status = 504
     type = "server_error"
     reason = "deadline_exceeded"
+
+
+class KubernetesError(BatonError):
+    """`status` is the API server's HTTP status, 0 when there was no answer; `code` its reason ("Forbidden",
+    "Expired") or ours ("unreachable", "bad_answer")."""
+
+    http_status = 502
+    type = "server_error"
+    reason = "kubernetes_api"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, status: int = 0, code: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.status = status
 
 
 class TransferError(WorkerProtocolError):

@@ -91,6 +91,7 @@ GATEWAY = (
     ),
     Metric("baton_gateway_resume_seconds", "histogram", "From a break to the next worker's head.", (), TTFT_BUCKETS_S),
     Metric("baton_gateway_client_aborts_total", "counter", "Clients gone before the end."),
+    Metric("baton_gateway_discovery_errors_total", "counter", "Looks at the cluster that failed, by why.", ("reason",)),
     Metric("baton_gateway_workers", "gauge", "Workers known, by role and state.", ("role", "state")),
 )
 

@@ -3,8 +3,9 @@
 Belongs here: who may ask, which pair of workers answers, what they are sent, how the answer gets back.
 Does not belong here: how tokens are made (engine) or how KV moves (kv_transfer).
 
-    access, routing, index, registry, legs, events, timeline, settings    pure
+    access, routing, index, registry, legs, events, timeline, settings,
+    kube_fleet                                                           pure
     app -> flow -> tokenising, admission, dispatch -> attempt -> relay    one request
-    discovery                                                            the fleet, live
+    source, kube_source -> discovery                                     the fleet, live
     job, process, __main__                                               what is shared, wiring
 """

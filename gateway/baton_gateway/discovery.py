@@ -1,24 +1,23 @@
-"""Keeps the registry true: watches the fleet file and asks every worker who and how it is."""
+"""Keeps the registry true: takes the fleet from its source and asks every worker who and how it is."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
-from baton_api.errors import BatonError, SettingError
-from baton_api.fleet import Fleet, FleetWorker
+from baton_api.errors import BatonError
+from baton_api.fleet import Fleet
 from baton_api.worker import WorkerInfo
 from baton_wire.http_client import HttpClient
-from baton_wire.http_request import split_url
 
 from .registry import Registry
 from .settings import GatewaySettings
+from .source import Source
 
 log = logging.getLogger("baton.gateway.discovery")
 WORKER_PATH = "/baton/v1/worker"
+SOURCE_RESTART_S = 1.0
 EAGER_INTERVAL_S = 0.2
 """Between two looks at a worker that is not routable yet, so that a start is seen soon."""
 
@@ -45,7 +44,7 @@ class FleetChanges:
 
 
 class Discovery:
-    """`run` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out of the fleet."""
+    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out."""
 
     def __init__(
         self,
@@ -62,39 +61,27 @@ class Discovery:
         self._headers = (("authorization", f"Bearer {worker_key}"),)
         self._changes = changes
         self._on_gone = on_gone
-        self._content: bytes | None = None
         self._hearts: dict[str, asyncio.Task[None]] = {}
+        self._complaints: dict[str, str | None] = {}
 
-    async def run(self) -> None:
+    async def run(self, source: Source) -> None:
         try:
             while True:
-                self._look_at_file()
-                await asyncio.sleep(self._settings.fleet_poll_s)
+                try:
+                    await source.run(self._take)
+                except Exception:
+                    # Else every heart would stop with it, and nobody would be served any more.
+                    log.exception("the fleet's source broke off; starting it again")
+                await asyncio.sleep(SOURCE_RESTART_S)
         finally:
             for task in self._hearts.values():
                 task.cancel()
             await asyncio.gather(*self._hearts.values(), return_exceptions=True)
 
-    def _look_at_file(self) -> None:
-        """A file that cannot be read or is no fleet changes nothing: the last good one stays."""
-        try:
-            content = Path(self._settings.fleet_file).read_bytes()
-        except OSError as error:
-            content = b""
-            if self._content != content:
-                log.warning("fleet file: %s; keeping the last fleet", error)
-        if content == self._content:
-            return
-        self._content = content
-        if content:
-            try:
-                self._take(checked(Fleet.from_json(content)))
-            except SettingError as error:
-                log.error("%s; keeping the last fleet", error.message)
-
     def _take(self, fleet: Fleet) -> None:
         for url in self._registry.set_fleet(fleet):
             self._hearts.pop(url).cancel()
+            self._complaints.pop(url, None)
             self._on_gone(url)
         for url in self._registry.urls:
             if url not in self._hearts:
@@ -111,10 +98,19 @@ class Discovery:
             if change != "none":
                 log.info("worker %s: %s", url, change)
                 self._changes.announce()
+            self._complain(url)
             eager = not self._registry.is_routable(url)
             interval_s = self._settings.heartbeat_interval_s
             due_s = start_s + (min(EAGER_INTERVAL_S, interval_s) if eager else interval_s)
             await asyncio.sleep(due_s - loop.time())
+
+    def _complain(self, url: str) -> None:
+        """Once per contradiction."""
+        why = self._registry.contradiction(url)
+        if why != self._complaints.get(url):
+            self._complaints[url] = why
+            if why is not None:
+                log.error("worker %s gets no requests: %s", url, why)
 
     async def _look_at(self, url: str) -> str:
         try:
@@ -130,14 +126,3 @@ class Discovery:
             # Else this worker's heart would stop, and it would stay routable for ever.
             log.exception("heartbeat of %s", url)
         return self._registry.missed(url)
-
-
-def checked(fleet: Fleet) -> Fleet:
-    """With bare urls. Raises SettingError for one this gateway cannot call."""
-    bare = replace(fleet, workers=tuple(FleetWorker(worker.url.rstrip("/")) for worker in fleet.workers))
-    for worker in bare.workers:
-        try:
-            split_url(worker.url + WORKER_PATH)
-        except ValueError as error:
-            raise SettingError("fleet file", worker.url, "is not an http URL", "write http://HOST:PORT") from error
-    return bare

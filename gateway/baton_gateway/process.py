@@ -36,7 +36,8 @@ from .index import PrefixIndex
 from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
-from .telemetry import Telemetry
+from .source import source_of
+from .telemetry import Telemetry, label
 from .tokenising import Reader, Tokeniser
 
 log = logging.getLogger("baton.gateway")
@@ -146,6 +147,7 @@ class Gateway:
         self.discovery = Discovery(
             settings, self.parts.registry, self.parts.client, self.parts.worker_key, changes, self.worker_gone
         )
+        self.source = source_of(settings, os.environ, self.discovery_failed)
         self.server: HttpServer | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -163,7 +165,7 @@ class Gateway:
         except OSError as error:
             where = f"{self.settings.host}:{self.settings.port}"
             raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
-        self._watch = asyncio.create_task(self.discovery.run())
+        self._watch = asyncio.create_task(self.discovery.run(self.source))
         return self.server.port
 
     def worker_gone(self, url: str) -> None:
@@ -171,6 +173,9 @@ class Gateway:
         self.parts.index.forget(url)
         for attempt in tuple(self.parts.attempts):
             attempt.worker_lost(url)
+
+    def discovery_failed(self, reason: str) -> None:
+        self.parts.telemetry.count("baton_gateway_discovery_errors_total", label(reason.lower()))
 
     async def stop(self) -> None:
         """Not ready; then no new connections; then, at the latest after `drain_s`, the rest is cut off."""

@@ -1,6 +1,7 @@
 """The fleet as this gateway knows it: fleet file, heartbeats and own load in, routable workers out. Pure.
 
-A worker is routable while its last heartbeats were answered, it says it is ready and it is not draining.
+A worker is routable while its last heartbeats were answered, it says it is ready and it is not draining, and it is
+what whoever started it says it should be.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from baton_api.fleet import Fleet
+from baton_api.fleet import Fleet, FleetWorker
 from baton_api.routing import WorkerView
 from baton_api.worker import WorkerInfo
 
-State = Literal["unknown", "lost", "starting", "draining", "ready"]
+State = Literal["unknown", "lost", "mismatched", "starting", "draining", "ready"]
 Change = Literal["none", "changed", "new_epoch", "lost"]
 
 
 @dataclass(slots=True)
 class _Member:
+    wanted: FleetWorker
     info: WorkerInfo | None = None
     misses: int = 0
     suspended_until_s: float = 0.0
@@ -41,11 +43,13 @@ class Registry:
         return tuple(self._members)
 
     def set_fleet(self, fleet: Fleet) -> tuple[str, ...]:
-        """Takes over the fleet file; returns the urls that left."""
+        """Takes over what a source says; returns the urls that left."""
         self.model = fleet.model
-        wanted = {worker.url: None for worker in fleet.workers}
+        wanted = {worker.url: worker for worker in fleet.workers}
         left = tuple(url for url in self._members if url not in wanted)
-        self._members = {url: self._members.get(url) or _Member() for url in wanted}
+        self._members = {url: self._members.get(url) or _Member(worker) for url, worker in wanted.items()}
+        for url, worker in wanted.items():
+            self._members[url].wanted = worker
         return left
 
     def heard(self, url: str, info: WorkerInfo) -> Change:
@@ -81,7 +85,7 @@ class Registry:
     @contextmanager
     def load(self, url: str, tokens: int) -> Iterator[None]:
         """One request of ours with so many tokens is on `url` while this is open."""
-        member = self._members.get(url) or _Member()
+        member = self._members.get(url) or _Member(FleetWorker(url))
         member.in_flight += 1
         member.in_flight_tokens += tokens
         try:
@@ -101,6 +105,11 @@ class Registry:
         member = self._members.get(url)
         return member is not None and self._state(member) == "ready"
 
+    def contradiction(self, url: str) -> str | None:
+        """Why a worker that answers is not routable: it is not what it should be."""
+        member = self._members.get(url)
+        return member.wanted.contradiction(member.info) if member is not None and member.info is not None else None
+
     @property
     def block_sizes(self) -> frozenset[int]:
         """Every block size in the fleet, in tokens."""
@@ -118,6 +127,8 @@ class Registry:
             return "lost"
         if member.info is None:
             return "unknown"
+        if member.wanted.contradiction(member.info) is not None:
+            return "mismatched"
         if member.info.draining:
             return "draining"
         return "ready" if member.info.ready else "starting"

@@ -13,7 +13,7 @@ from typing import Literal
 
 from baton_api.handoff import OnPrefillFailure
 from baton_api.routing import Candidate, Refusal, Route, RouteRequest, View, WorkerView
-from baton_api.worker import Role
+from baton_api.worker import Role, WorkerInfo
 
 Mode = Literal["auto", "disaggregated", "aggregated"]
 
@@ -135,9 +135,14 @@ def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> _Sc
 
 
 def _best_pair(decodes: Iterable[_Scored], prefills: list[_Scored]) -> tuple[WorkerView, WorkerView] | None:
-    """The best decode worker that has a partner of its own layout (invariant I4), with the best of its partners."""
+    """The best decode worker that has a partner, with the best of its partners."""
     for decode in decodes:
         for prefill in prefills:
-            if prefill.worker.info.fingerprint == decode.worker.info.fingerprint:
+            if may_pair(prefill.worker.info, decode.worker.info):
                 return decode.worker, prefill.worker
     return None
+
+
+def may_pair(prefill: WorkerInfo, decode: WorkerInfo) -> bool:
+    """Of one layout (invariant I4) and of one revision: in a rollout old and new never share a request."""
+    return (prefill.fingerprint, prefill.revision) == (decode.fingerprint, decode.revision)

@@ -9,14 +9,22 @@ from baton_api.settings import setting
 
 from .routing import Policy
 
+SERVICE_ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
+_OR_NONE = r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?"
+"""A DNS label (RFC 1123), as Kubernetes wants names, or nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """One JSON file: {"fleet_file": ..., "model_path": ..., ...}. The secret may come from BATON_SECRET and the API key
     from BATON_API_KEY instead."""
 
-    fleet_file: str = setting(description="which workers there are; watched live")
     model_path: str = setting(description="directory with tokenizer.json and the chat template")
+    discovery: str = setting("file", "who says which workers there are", choices=("file", "kubernetes"))
+    fleet_file: str = setting("", "discovery file: which workers there are; watched live")
+    model_name: str = setting("", "discovery kubernetes: name of the Model", pattern=_OR_NONE)
+    namespace: str = setting("", "discovery kubernetes: the Model's; default: this Pod's", pattern=_OR_NONE)
+    service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "discovery kubernetes: token, ca.crt, namespace")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "TCP port; 0 takes a free one", low=0, high=65535)
     reuse_port: bool = setting(False, "SO_REUSEPORT, for several gateway processes on one port")
@@ -61,6 +69,17 @@ class GatewaySettings:
     drain_s: float = setting(60.0, "after that: time for admitted requests to end", low=0)
 
     def __post_init__(self) -> None:
+        if self.discovery == "file":
+            if not self.fleet_file:
+                raise SettingError("fleet_file", "", "is missing", "name the fleet file, or use discovery: kubernetes")
+            if self.model_name or self.namespace:
+                field, value = ("model_name", self.model_name) if self.model_name else ("namespace", self.namespace)
+                raise SettingError(field, value, "does not go with discovery: file", "the fleet file names the model")
+        elif not self.model_name:
+            raise SettingError("model_name", "", "is missing", "discovery: kubernetes needs the Model's name")
+        elif self.fleet_file:
+            fix = "leave it out: EndpointSlices name the workers"
+            raise SettingError("fleet_file", self.fleet_file, "does not go with discovery: kubernetes", fix)
         if self.prefix_keys == "text" and self.mode != "aggregated":
             raise SettingError("prefix_keys", "text", f"does not fit mode {self.mode}", "a transfer needs tokens")
 

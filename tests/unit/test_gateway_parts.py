@@ -207,8 +207,8 @@ def test_settings_name_what_is_wrong(tmp_path: Any) -> None:
             read_settings(argv, {})
     path = tmp_path / "settings.json"
     path.write_text('{"fleet_file": "f", "model_path": "m"}')
-    assert read_settings(["--settings", str(path)], {}) == GatewaySettings("f", "m")
-    assert read_settings([], {"BATON_GATEWAY_SETTINGS": str(path)}) == GatewaySettings("f", "m")
+    assert read_settings(["--settings", str(path)], {}) == GatewaySettings("m", fleet_file="f")
+    assert read_settings([], {"BATON_GATEWAY_SETTINGS": str(path)}) == GatewaySettings("m", fleet_file="f")
 
 
 def test_the_secret_is_a_file_or_a_variable_and_never_told(tmp_path: Any) -> None:
@@ -225,6 +225,6 @@ def test_the_secret_is_a_file_or_a_variable_and_never_told(tmp_path: Any) -> Non
 def test_api_keys_come_from_settings_file_and_environment(tmp_path: Any) -> None:
     path = tmp_path / "keys"
     path.write_text("one\n\n two \n")
-    settings = GatewaySettings("f", "m", api_keys=("zero",), api_key_file=str(path))
+    settings = GatewaySettings("m", fleet_file="f", api_keys=("zero",), api_key_file=str(path))
     assert read_keys(settings, {"BATON_API_KEY": "three"}) == ["zero", "one", "two", "three"]
-    assert read_keys(GatewaySettings("f", "m"), {}) == []
+    assert read_keys(GatewaySettings("m", fleet_file="f"), {}) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
-from baton_gateway.routing import Policy, pick
+from baton_gateway.routing import Policy, may_pair, pick
 
 
 def worker(worker_id: str, *, load: WorkerLoad | None = None, view: dict[str, Any] | None = None, **info: Any) -> Any:
@@ -92,6 +92,14 @@ TABLE: list[tuple[str, tuple[WorkerView, ...], dict[str, Any], tuple[str | None,
         {"on_prefill_failure": "fail", "tokens": 5},
         ("d0", None, "short"),
     ),
+    ("only equal revisions pair", (worker("p0", revision="2"), P1, D0), {}, ("d0", "p1", "disaggregated")),
+    (
+        "a revision without a partner is left to the one that has one",
+        (P0, worker("d0", revision="2"), worker("d1", view=busy)),
+        {},
+        ("d1", "p0", "disaggregated"),
+    ),
+    ("no pair across revisions", (worker("p0", revision="2"), D0), {}, ("d0", None, "no_prefill_worker")),
     ("only equal layouts pair", (worker("p0", fingerprint="g"), P1, D0), {}, ("d0", "p1", "disaggregated")),
     (
         "a decode with a partner beats a better one without",
@@ -141,7 +149,12 @@ LOADS = st.builds(
 )
 WORKERS = st.lists(
     st.tuples(
-        st.sampled_from(["p", "d"]), LOADS, st.sampled_from("fg"), st.booleans(), st.integers(0, 50), st.floats(0, 200)
+        st.sampled_from(["p", "d"]),
+        LOADS,
+        st.sampled_from(["fr", "gr", "fs"]),
+        st.booleans(),
+        st.integers(0, 50),
+        st.floats(0, 200),
     ),
     max_size=6,
 )
@@ -155,11 +168,12 @@ def test_whatever_the_fleet_a_route_is_sound_and_does_not_depend_on_the_order(
         worker(
             f"{role}{number}",
             load=load,
-            fingerprint=fingerprint,
+            fingerprint=kind[0],
+            revision=kind[1],
             draining=draining,
             view={"in_flight": in_flight, "in_flight_tokens": in_flight * 10, "suspended_until_s": until_s},
         )
-        for number, (role, load, fingerprint, draining, in_flight, until_s) in enumerate(fleet)
+        for number, (role, load, kind, draining, in_flight, until_s) in enumerate(fleet)
     ]
     held = {one.url: data.draw(st.integers(0, 300)) for one in workers}
     request = RouteRequest(tokens, "m", frozenset())
@@ -176,5 +190,5 @@ def test_whatever_the_fleet_a_route_is_sound_and_does_not_depend_on_the_order(
     )
     for one in (found.decode, found.prefill):
         assert one is None or (not one.info.draining and one.info.max_model_len > tokens)
-    assert found.prefill is None or found.prefill.info.fingerprint == found.decode.info.fingerprint
+    assert found.prefill is None or may_pair(found.prefill.info, found.decode.info)
     assert {candidate.url for candidate in found.candidates} == {one.url for one in workers}

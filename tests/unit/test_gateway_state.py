@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from baton_api.blocks import block_keys, tenant_salt
+from baton_api.errors import SettingError
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import Role, WorkerInfo
 from baton_gateway.index import PrefixIndex
@@ -115,6 +117,28 @@ def test_starting_and_draining_workers_are_known_but_not_routable() -> None:
     made.heard("u1", replace(INFO, draining=True))
     assert routable(made) == []
     assert made.states() == {("decode", "starting"): 1, ("decode", "draining"): 1}
+
+
+def test_a_worker_that_is_not_what_it_should_be_is_known_but_not_routable() -> None:
+    made = Registry(3)
+    made.set_fleet(Fleet("m", (FleetWorker("u0", Role.DECODE, "r2"), FleetWorker("u1", Role.PREFILL))))
+    for url in ("u0", "u1"):
+        made.heard(url, INFO)
+    assert routable(made) == [] and made.states() == {("decode", "mismatched"): 2}
+    assert made.contradiction("u0") == "it serves revision 'r' and should serve 'r2'"
+    assert made.contradiction("u1") == "it is a decode worker and should be prefill"
+    assert made.contradiction("u9") is None
+    assert made.heard("u0", replace(INFO, revision="r2")) == "changed" and routable(made) == ["u0"]
+    made.set_fleet(Fleet("m", (FleetWorker("u0", revision="r3"), FleetWorker("u1", Role.DECODE, "r"))))
+    assert routable(made) == ["u1"]
+
+
+def test_a_fleet_says_what_a_worker_should_be_only_where_it_knows() -> None:
+    fleet = Fleet("m", (FleetWorker("u0"), FleetWorker("u1", Role.DECODE, "r2")))
+    assert Fleet.from_json(fleet.to_json()) == fleet and fleet.to_json().count(b"role") == 1
+    for raw in (b'{"model": "m", "workers": [{"url": "u", "role": "cook"}]}', b'{"model": "m", "workers": ["u"]}'):
+        with pytest.raises(SettingError, match="is not a fleet"):
+            Fleet.from_json(raw)
 
 
 def test_a_new_epoch_is_told_and_lifts_a_suspension() -> None:

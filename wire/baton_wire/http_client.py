@@ -16,20 +16,24 @@ from collections.abc import Coroutine
 
 from baton_api.errors import DeadlineExceeded
 from baton_wire.http_limits import ClientLimits
-from baton_wire.http_pool import Pool
+from baton_wire.http_pool import ClientTls, Pool
 from baton_wire.http_relay import RelayHandle, RelaySink
 from baton_wire.http_request import RequestHeaders, render_request, split_url
 from baton_wire.http_response import Response, StreamingResponse, WholeAnswer
 from baton_wire.http_upstream import connection_lost_error
 
-__all__ = ["ClientLimits", "HttpClient", "RelayHandle", "RelaySink", "Response", "StreamingResponse"]
+__all__ = ["ClientLimits", "ClientTls", "HttpClient", "RelayHandle", "RelaySink", "Response", "StreamingResponse"]
 
 
 class HttpClient:
-    """Pools connections per (host, port); one client per event loop. Close it with `close`."""
+    """Pools connections per (host, port); one client per event loop. Close it with `close`.
 
-    def __init__(self, limits: ClientLimits | None = None) -> None:
+    With `tls` every connection is encrypted; urls say http all the same.
+    """
+
+    def __init__(self, limits: ClientLimits | None = None, tls: ClientTls | None = None) -> None:
         self._limits = limits if limits is not None else ClientLimits()
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._pools: dict[tuple[str, int], Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,7 +111,7 @@ class HttpClient:
             await asyncio.sleep(0)
 
     def _new_pool(self, host: str, port: int) -> Pool:
-        pool = self._pools[host, port] = Pool(host, port, self._limits, self._spawn)
+        pool = self._pools[host, port] = Pool(host, port, self._limits, self._spawn, self._tls)
         if self._sweep_timer is None:
             self._schedule_sweep()
         return pool

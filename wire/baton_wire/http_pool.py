@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Protocol
 
 from baton_api.errors import BatonError, NoCapacity, WorkerProtocolError
@@ -21,17 +23,27 @@ class Applicant(Protocol):
     def on_error(self, error: BatonError) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How connections are encrypted. `server_name`: whom the certificate must name; None: the host."""
+
+    context: ssl.SSLContext
+    server_name: str | None = None
+
+
 Spawn = Callable[[Coroutine[None, None, None]], None]
 
 
 class Pool:
     """`acquire` calls `applicant.connected`, at once when an idle connection is there, or `on_error`."""
 
-    def __init__(self, host: str, port: int, limits: ClientLimits, spawn: Spawn) -> None:
+    def __init__(self, host: str, port: int, limits: ClientLimits, spawn: Spawn, tls: ClientTls | None = None) -> None:
         self._host = host
         self._port = port
         self._limits = limits
         self._spawn = spawn
+        self._tls = None if tls is None else tls.context
+        self._server_name = None if tls is None else tls.server_name or host
         self._loop = asyncio.get_running_loop()
         self._idle: list[Upstream] = []
         self._open: set[Upstream] = set()
@@ -65,7 +77,9 @@ class Pool:
         upstream = Upstream(self, self._limits)
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
-                await self._loop.create_connection(lambda: upstream, self._host, self._port)
+                await self._loop.create_connection(
+                    lambda: upstream, self._host, self._port, ssl=self._tls, server_hostname=self._server_name
+                )
         except asyncio.CancelledError:
             upstream.abandon()
             raise
