@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -209,16 +210,19 @@ class Cluster:
         return self.run("kubectl", *arguments, stdin=stdin, timeout_s=timeout_s)
 
     def ctr(self, *arguments: str) -> str:
-        return self.run("ctr", "--address", f"{self.folder}/containerd.sock", "--namespace", "k8s.io", *arguments)
+        return self.run(*shlex.split(self._ctr_line), *arguments)
 
-    def load(self, archive: Path) -> None:
-        """Images of an archive into the node."""
+    @property
+    def _ctr_line(self) -> str:
+        return shlex.join(("ctr", "--address", f"{self.folder}/containerd.sock", "--namespace", "k8s.io"))
+
+    def load(self, images: Path) -> None:
+        """Images of an archive, or of a folder in OCI layout, into the node."""
         self.until("containerd answers", lambda: self.ctr("version"), 20)
-        self.run(
-            *("ctr", "--address", f"{self.folder}/containerd.sock", "--namespace", "k8s.io"),
-            *("images", "import", str(archive)),
-            timeout_s=300,
-        )
+        if images.is_dir():
+            self.run("bash", "-c", f'tar -C "{images}" -c . | {self._ctr_line} images import -', timeout_s=300)
+        else:
+            self.ctr("images", "import", str(images))
 
     def until(self, what: str, ready: Callable[[], object], within_s: float = 60) -> None:
         """Raises TimeoutError, or RuntimeError at once when a program of the cluster died."""

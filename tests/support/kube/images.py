@@ -2,8 +2,8 @@
 
     python -m support.kube.images STORE [COMPONENT...]     from tests/: builds, prints seconds and sizes
 
-Needs root and Debian's buildah; the stand-in for the public Python image is made once with debootstrap. What pip needs
-on this machine (its settings, and folders that they name) is lent to the build and is no part of an image.
+Needs root and Debian's buildah and skopeo; the stand-in for the public Python image is made once with debootstrap. What
+pip needs on this machine (its settings, and folders that they name) is lent to the build and is no part of an image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOCKERFILES = {
 BASE = "localhost/baton-base:bookworm"
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 NAMED_SO = {"python": "python3", "python3": "python3", "pip": "pip3"}
-NEEDED = ("buildah", "debootstrap")
+NEEDED = ("buildah", "debootstrap", "skopeo")
 
 
 def missing_tools() -> list[str]:
@@ -46,21 +46,11 @@ class Store:
 
     folder: Path
 
-    def buildah(self, *arguments: str, quiet: bool = True) -> str:
-        """Raises RuntimeError with buildah's own words."""
-        command = ["buildah", "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run", *arguments]
-        environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
-        ended = subprocess.run(command, check=False, cwd=REPOSITORY, env=environment, text=True, capture_output=True)
-        if ended.returncode:
-            raise RuntimeError(f"{' '.join(command)}\n{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}")
-        if not quiet:
-            print(ended.stdout)
-        return ended.stdout.strip()
+    def buildah(self, *arguments: str) -> str:
+        return run("buildah", "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/run", *arguments)
 
     def has(self, tag: str) -> bool:
-        return tag.split(":")[0] in self.buildah("images", "--format", "{{.Name}}").splitlines() and bool(
-            self.buildah("images", "--quiet", "--filter", f"reference={tag}")
-        )
+        return bool(self.buildah("images", "--quiet", "--filter", f"reference={tag}"))
 
     def make_base(self) -> None:
         """A small Debian with Python where python:3.11-slim would be; once, about 40 s."""
@@ -89,18 +79,42 @@ class Store:
         """Unpacked, shared layers included, as buildah words it."""
         return self.buildah("images", "--format", "{{.Size}}", "--filter", f"reference={tag}")
 
-    def archive(self, tags: Iterable[str], target: Path) -> None:
-        """One OCI archive of several images, layers that they share written once; what `ctr images import` reads."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            for tag in tags:
-                self.buildah("push", "--quiet", "--disable-compression", tag, f"oci:{folder}:{tag}")
-            index = Path(folder) / "index.json"
-            named = json.loads(index.read_text())
-            for manifest in named["manifests"]:
-                notes = manifest["annotations"]
-                notes["io.containerd.image.name"] = notes["org.opencontainers.image.ref.name"]
-            index.write_text(json.dumps(named))
-            subprocess.run(["tar", "-C", folder, "-cf", str(target), "."], check=True)
+    def export(self, tags: Iterable[str]) -> Path:
+        """An OCI layout of these images; layers that they share, or that an earlier export had, are written once."""
+        layout = self.folder / "oci"
+        index = layout / "index.json"
+        index.unlink(missing_ok=True)
+        where = f"[overlay@{self.folder}/root+{self.folder}/run]"
+        for tag in tags:
+            source, target = f"containers-storage:{where}{tag}", f"oci:{layout}:{tag}"
+            run("skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, target)
+        named = json.loads(index.read_text())
+        for manifest in named["manifests"]:
+            notes = manifest["annotations"]
+            notes["io.containerd.image.name"] = notes["org.opencontainers.image.ref.name"]
+        index.write_text(json.dumps(named))
+        used = {digest for manifest in named["manifests"] for digest in blobs(layout, manifest)}
+        for blob in (layout / "blobs/sha256").iterdir():
+            if blob.name not in used:
+                blob.unlink()
+        return layout
+
+
+def blobs(layout: Path, manifest: dict[str, str]) -> Iterator[str]:
+    """Digests of an image's manifest, configuration and layers."""
+    yield (digest := manifest["digest"].removeprefix("sha256:"))
+    content = json.loads((layout / "blobs/sha256" / digest).read_text())
+    for part in (content["config"], *content["layers"]):
+        yield part["digest"].removeprefix("sha256:")
+
+
+def run(*command: str) -> str:
+    """Raises RuntimeError with the command's own words."""
+    environment = os.environ | {"BUILDAH_ISOLATION": "chroot"}
+    ended = subprocess.run(command, check=False, cwd=REPOSITORY, env=environment, text=True, capture_output=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{ended.stdout[-4000:]}\n{ended.stderr[-4000:]}")
+    return ended.stdout.strip()
 
 
 def debootstrap(root: Path) -> None:
@@ -137,7 +151,7 @@ def pip_paths(settings: str) -> Iterator[str]:
 def main(arguments: Sequence[str]) -> int:
     store = Store(Path(arguments[0]).absolute())
     if missing := missing_tools():
-        print(f"missing: {', '.join(missing)}; apt-get install buildah debootstrap", file=sys.stderr)
+        print(f"missing: {', '.join(missing)}; apt-get install buildah debootstrap skopeo", file=sys.stderr)
         return 2
     store.make_base()
     for component in arguments[1:] or DOCKERFILES:
