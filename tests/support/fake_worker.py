@@ -56,16 +56,17 @@ class FakeWorker:
         self.legs: list[Leg] = []
         self.heartbeats = 0
         self.heartbeats_hang = False
+        self.host = "127.0.0.1"
         self.port = 0
         self._bearer = f"Bearer {worker_key}"
         self._server: HttpServer | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> FakeWorker:
-        self._server = await serve(self._handle, "127.0.0.1", self.port)
+        self._server = await serve(self._handle, self.host, self.port)
         self.port = self._server.port
         return self
 
