@@ -118,12 +118,25 @@ def _property(field: dataclasses.Field[Any], hint: Any) -> Schema:
         texts = _texts(rule)
     limits = {"minimum": rule.low, "maximum": rule.high, "enum": list(rule.choices) or None, **texts}
     default = {} if _default(field) is None else {"default": _default(field)}
+    fractions = _fraction_rules(rule)
+    if fractions:
+        schema["x-kubernetes-validations"] = fractions
     return schema | {name: value for name, value in limits.items() if value is not None} | default
 
 
 def _texts(rule: Rule) -> Schema:
     pattern = {} if rule.pattern is None else {"pattern": f"^({rule.pattern})$"}
     return pattern if rule.longest is None else pattern | {"maxLength": rule.longest}
+
+
+def _fraction_rules(rule: Rule) -> list[Schema]:
+    """The API server cuts limits to whole numbers where the value is whole (0 passes a minimum of 0.5): those with a
+    fraction are said again in CEL."""
+    return [
+        {"rule": f"self {sign} {limit!r}", "message": f"use {limit:g} or {word}"}
+        for limit, sign, word in ((rule.low, ">=", "more"), (rule.high, "<=", "less"))
+        if isinstance(limit, float) and not limit.is_integer()
+    ]
 
 
 def _limit_items(schema: Schema, rule: Rule) -> None:

@@ -53,6 +53,7 @@ class ControlPlane:
     assets: Path
     directory: Path
     port: int = field(default_factory=free_port)
+    api_flags: tuple[str, ...] = ()
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -83,6 +84,7 @@ class ControlPlane:
             "--tls-cert-file=api.crt", "--tls-private-key-file=api.key", "--client-ca-file=ca.crt",
             "--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
             "--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.96.0.0/16",
+            *self.api_flags,
         )  # fmt: skip
         end_s = time.monotonic() + START_S
         while not self._is_ready():

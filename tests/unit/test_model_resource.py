@@ -102,6 +102,29 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"engine": {"env": {"A": 1}}}, "spec.engine.env.A", "give a str"),
     ({"engine": {"env": ["A=1"]}}, "spec.engine.env", "is not a mapping"),
     ({"engine": {"args": "--x"}}, "spec.engine.args", "is not a list"),
+    ({"engine": {"args": ["x"] * 65}}, "spec.engine.args", "use 64 or fewer"),
+    ({"engine": {"env": {"A-B": "1"}}}, "spec.engine.env.A-B", "does not match"),
+    ({"source": "s3://bucket"}, "spec.source", "use a path, pvc://"),
+    ({"decode": {"resources": {"limits": {"cpu": "1 m"}}}}, "spec.decode.resources.limits.cpu", "does not match"),
+    ({"decode": {"resources": {"limits": {"cpu": "1" * 33}}}}, "spec.decode.resources.limits.cpu", "33 characters"),
+    ({"decode": {"resources": {"limits": {"a/b": "1m"}}}}, "spec.decode.resources.limits.a/b", "is no whole number"),
+    ({"decode": {"resources": {"requests": {"a/b": 1}}}}, "spec.decode.resources.requests.a/b", "cannot be shared"),
+    (
+        {"decode": {"resources": {"requests": {"cpu": 2}, "limits": {"cpu": "1500m"}}}},
+        "spec.decode.resources.requests.cpu",
+        "is above its limit",
+    ),
+    ({"decode": {"tolerations": [{}]}}, "spec.decode.tolerations[0].key", "is missing"),
+    (
+        {"decode": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        "spec.decode.tolerations[0].value",
+        "drop it",
+    ),
+    (
+        {"decode": {"tolerations": [{"key": "a", "tolerationSeconds": 1}]}},
+        "spec.decode.tolerations[0].tolerationSeconds",
+        "NoExecute",
+    ),
     ({"failurePolicy": {"onPrefillFailure": "retry"}}, "spec.failurePolicy.onPrefillFailure", "recompute, fail"),
 ]
 
