@@ -36,8 +36,7 @@ def files() -> dict[Path, str]:
     """Every made file that needs no helm, with its text."""
     made = {CHART / "files/dashboards/baton.json": dashboards.render(), CHART / "README.md": readme()}
     for path in sorted((DEPLOY / "crds").glob("*.yaml")):
-        if path.name != "kustomization.yaml":
-            made[CHART / "files/crds" / path.name] = kept(path.read_text())
+        made[CHART / "files/crds" / path.name] = kept(path.read_text())
     return made
 
 
@@ -50,11 +49,13 @@ def kept(text: str) -> str:
 
 def rendered(helm: str) -> dict[Path, str]:
     """deploy/base and deploy/overlays; the chart's own files have to be written before."""
-    names = [path.name for path in sorted((DEPLOY / "crds").glob("*.yaml")) if path.name != "kustomization.yaml"]
-    made = {DEPLOY / "crds/kustomization.yaml": _kustomization(names)}
+    crds = "".join(f"---\n{path.read_text()}" for path in sorted((DEPLOY / "crds").glob("*.yaml")))
+    made = {
+        DEPLOY / "base/crds/kustomization.yaml": _kustomization(["crds.yaml"]),
+        DEPLOY / "base/crds/crds.yaml": MADE + crds,
+    }
     for folder, values in {"base": [], **{f"overlays/{name}": [f"values-{name}.yaml"] for name in PROFILES}}.items():
-        crds = "../" * (folder.count("/") + 1) + "crds"
-        with_crds = [] if folder == "overlays/namespaced" else [crds]
+        with_crds = {"base": ["crds"], "overlays/namespaced": []}.get(folder, ["../../base/crds"])
         made[DEPLOY / folder / "kustomization.yaml"] = _kustomization([*with_crds, "operator.yaml"])
         made[DEPLOY / folder / "operator.yaml"] = MADE + _namespace(folder) + template(helm, values)
     return made
@@ -85,7 +86,7 @@ def template(helm: str, values: list[str], *arguments: str) -> str:
     return "".join(f"---\n{part}\n" for part in sorted(part for part in documents if part))
 
 
-def find_helm(name: str = "helm") -> str | None:
+def find_program(name: str = "helm") -> str | None:
     """From KUBE_ASSETS first, then from the PATH."""
     return shutil.which(name, path=f"{os.environ.get('KUBE_ASSETS', '')}:{os.environ.get('PATH', '')}")
 
@@ -124,7 +125,7 @@ def write(made: dict[Path, str]) -> None:
 
 
 def main(verb: str) -> int:
-    helm = find_helm()
+    helm = find_program()
     if verb == "write":
         write(files())
         if helm is None:

@@ -36,7 +36,7 @@ SCALES = {
 
 
 def need(helm: str) -> str:
-    found = chart.find_helm(helm)
+    found = chart.find_program(helm)
     if found is None:
         pytest.skip(f"no {helm}: put it on the PATH, or set KUBE_ASSETS to a folder that has it")
     return found
@@ -159,3 +159,15 @@ def test_queries_name_only_series_and_labels_of_their_metric(metric: dashboards.
 def test_the_readme_names_every_profile() -> None:
     text = (chart.CHART / "README.md").read_text()
     assert all(path.name in text for path in chart.CHART.glob("values-*.yaml"))
+
+
+@pytest.mark.parametrize("folder", ["base", *(f"overlays/{name}" for name in chart.PROFILES)])
+def test_kustomize_builds_what_is_in_deploy(folder: str) -> None:
+    kubectl = chart.find_program("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl: put it on the PATH, or set KUBE_ASSETS to a folder that has it")
+    command = [kubectl, "kustomize", str(chart.DEPLOY / folder)]
+    built = list(yaml.safe_load_all(subprocess.run(command, check=True, text=True, capture_output=True).stdout))
+    assert "Deployment" in {document["kind"] for document in built}
+    crds = [document for document in built if document["kind"] == "CustomResourceDefinition"]
+    assert len(crds) == (0 if folder.endswith("namespaced") else 2)
