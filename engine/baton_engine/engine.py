@@ -66,6 +66,7 @@ class NativeEngine:
         self._kv_sinks: list[KvSink] = []
         self._closing = False
         self._closed = asyncio.Event()
+        self._awake_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="baton-engine", daemon=True)
         self._thread.start()
 
@@ -114,6 +115,16 @@ class NativeEngine:
 
     def stats(self) -> EngineStats:
         return self._stats
+
+    @property
+    def running(self) -> bool:
+        """False once its thread has ended, by close() or by an error it could not survive."""
+        return self._thread.is_alive()
+
+    def step_age_s(self) -> float:
+        """How long its thread has been busy without coming to an end of a step; 0 while there is nothing to do."""
+        since_s = self._awake_since_s
+        return 0.0 if since_s is None else max(0.0, self._clock() - since_s)
 
     def on_kv_events(self, sink: KvSink) -> None:
         self._kv_sinks.append(sink)
@@ -165,7 +176,10 @@ class NativeEngine:
         try:
             idle = True
             while self._take_commands(wait=idle):
+                self._awake_since_s = self._clock()
                 idle = not self._step()
+                if idle:
+                    self._awake_since_s = None
             with self._lock:
                 self._scheduler.fail_all(reason)
             self._publish()
@@ -180,6 +194,8 @@ class NativeEngine:
             command = self._commands.get()
             if command is None:
                 return False
+            if wait:
+                self._awake_since_s = self._clock()
             with self._lock:
                 command()
             self._copy_blocks()

@@ -23,6 +23,7 @@ class GatewaySettings:
     discovery: str = setting("file", "who says which workers there are", choices=("file", "kubernetes"))
     fleet_file: str = setting("", "discovery file: which workers there are; watched live")
     model_name: str = setting("", "discovery kubernetes: name of the Model", pattern=_OR_NONE)
+    served_name: str = setting("", "discovery kubernetes: what clients call the model; default: model_name")
     namespace: str = setting("", "discovery kubernetes: the Model's; default: this Pod's", pattern=_OR_NONE)
     service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "discovery kubernetes: token, ca.crt, namespace")
     host: str = setting("127.0.0.1", "address to listen on")
@@ -72,9 +73,10 @@ class GatewaySettings:
         if self.discovery == "file":
             if not self.fleet_file:
                 raise SettingError("fleet_file", "", "is missing", "name the fleet file, or use discovery: kubernetes")
-            if self.model_name or self.namespace:
-                field, value = ("model_name", self.model_name) if self.model_name else ("namespace", self.namespace)
-                raise SettingError(field, value, "does not go with discovery: file", "the fleet file names the model")
+            for field in ("model_name", "served_name", "namespace"):
+                if value := getattr(self, field):
+                    fix = "leave it out: the fleet file names the model"
+                    raise SettingError(field, value, "does not go with discovery: file", fix)
         elif not self.model_name:
             raise SettingError("model_name", "", "is missing", "discovery: kubernetes needs the Model's name")
         elif self.fleet_file:

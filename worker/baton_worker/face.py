@@ -40,6 +40,8 @@ class Host(Protocol):
 
     draining: bool
 
+    def trouble(self) -> str | None: ...
+
     def info(self) -> WorkerInfo: ...
 
     def exposition(self) -> bytes: ...
@@ -81,11 +83,17 @@ class Face:
         await route(exchange)
 
     async def _health(self, exchange: Exchange) -> None:
+        """Alive, draining included: fails only when a restart is the cure."""
+        if (trouble := self._host.trouble()) is not None:
+            raise NoCapacity(trouble, code="unhealthy")
         exchange.respond(200, b'{"status":"ok"}')
 
     async def _ready(self, exchange: Exchange) -> None:
+        """Takes requests. The port opens when the model is loaded: a start probe waits for this, too."""
         if self._host.draining:
             raise NoCapacity("draining", retry_after_s=1.0)
+        if (trouble := self._host.trouble()) is not None:
+            raise NoCapacity(trouble, code="unhealthy")
         exchange.respond(200, b'{"status":"ready"}')
 
     async def _metrics(self, exchange: Exchange) -> None:

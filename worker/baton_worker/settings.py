@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baton_api.errors import SettingError
 from baton_api.settings import setting
+
+ANY_ADDRESS = ("0.0.0.0", "::", "")
+"""Listening there is listening everywhere; nobody can be sent there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,9 @@ class WorkerSettings:
     """`secret_file` holds the deployment's secret: ticket and HTTP keys are derived from it, so gateway and workers
     of one deployment share it. `port` and `control_port` 0 let the system choose."""
 
-    worker_id: str = setting(description="name of this worker, unique in the fleet")
+    worker_id: str = setting(
+        description="name of this worker, unique in the fleet: letters, digits, . _ -", pattern=r"[A-Za-z0-9._-]{1,253}"
+    )
     model_path: str = setting(description="Hugging Face directory")
     secret_file: str = setting(description="file with the deployment's secret, 32 bytes or more")
     model_name: str = setting("model", "name that clients use")
@@ -53,3 +59,15 @@ class WorkerSettings:
     engine: ComputeSettings = setting(factory=ComputeSettings)
     drain_s: float = setting(60.0, "longest a drain may take", low=0, high=3600)
     request_timeout_s: float = setting(600.0, "longest a request may take", low=1, high=86400)
+    stuck_s: float = setting(120.0, "a step that takes longer is stuck: /health fails", low=1, high=3600)
+
+    def __post_init__(self) -> None:
+        if self.advertise_host is not None and self.advertise_host in ANY_ADDRESS:
+            raise SettingError("advertise_host", self.advertise_host, "is nobody's address", "give one others can call")
+        if self.advertise_host is None and self.host in ANY_ADDRESS:
+            fix = "set advertise_host (in a Pod BATON_ADVERTISE_HOST from status.podIP)"
+            raise SettingError("host", self.host, "is not an address that others can be told", fix)
+
+    @property
+    def reached_at(self) -> str:
+        return self.advertise_host or self.host
