@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from baton_api.errors import KubernetesError
 from baton_wire.kube_api import JSON, LIST_METADATA, WATCH_METADATA, Event, Json, KubeApi, Listing, Query
@@ -35,7 +35,8 @@ class WatchTimes:
 
 
 class Mirror(Generic[T]):
-    """What `keep` makes of each object, by name; None: of no interest. `changed` is called after every change."""
+    """What `keep` makes of each object, by name; None: of no interest. `changed` is called after every list and every
+    event that changes what is kept: most of a Pod's events are about what nobody here asks for."""
 
     def __init__(self, keep: Callable[[Json], T | None], changed: Callable[[], None]) -> None:
         self._keep = keep
@@ -50,15 +51,25 @@ class Mirror(Generic[T]):
         self._changed()
 
     def apply(self, event: Event) -> None:
-        name = str(event.object["metadata"]["name"])
-        item = self._keep(event.object) if event.kind in ("ADDED", "MODIFIED") else None
         if event.kind == "BOOKMARK":
+            return
+        name = str(event.object["metadata"]["name"])
+        item = None if event.kind == "DELETED" else self._keep(event.object)
+        if self.items.get(name) == item:
             return
         if item is None:
             self.items.pop(name, None)
         else:
             self.items[name] = item
         self._changed()
+
+
+class Holder(Protocol):
+    """What a reflector keeps true: a Mirror, or another memory of its own."""
+
+    def replace(self, listing: Listing) -> None: ...
+
+    def apply(self, event: Event) -> None: ...
 
 
 class Backoff:
@@ -93,11 +104,11 @@ class Wanted:
         return (LIST_METADATA, WATCH_METADATA) if self.metadata_only else (JSON, JSON)
 
 
-class Reflector(Generic[T]):
+class Reflector:
     """`run` until cancelled. `on_error(reason)` at each failure."""
 
     def __init__(
-        self, api: KubeApi, wanted: Wanted, mirror: Mirror[T], times: WatchTimes, draw: Callable[[], float],
+        self, api: KubeApi, wanted: Wanted, mirror: Holder, times: WatchTimes, draw: Callable[[], float],
         on_error: Callable[[str], None] = lambda reason: None,
     ) -> None:  # fmt: skip
         self._api = api
