@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 TORCH_CPU ?= 2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help install fix check test e2e images faults demo proto clean
+.PHONY: help install fix check test faults soak fuzz demo proto clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## make .venv and install Baton with everything it needs
 
@@ -37,6 +37,8 @@ test: install  ## the whole suite, then the branch coverage of the pure modules
 	$(BIN)/python tools/pure.py coverage
 	@echo "not run: tests/e2e, our images on a real cluster (make e2e)"
 
+.PHONY: e2e images
+
 e2e: install  ## our images on a real cluster: KUBECONFIG's, or one started from KUBE_ASSETS (as root)
 	$(BIN)/python -m pytest -m e2e tests/e2e -rs -s --durations 10 $(ARGS)
 
@@ -46,6 +48,14 @@ images: install  ## build every image with buildah (as root); seconds and sizes
 TIMES ?= 10
 faults: install  ## every fault of the table against real processes under load, TIMES rounds each; the figures
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m faults --times $(TIMES) --json faults/results.json $(ARGS)
+
+MINUTES ?= 30
+soak: install  ## a real fleet under light load for MINUTES, workers killed now and then: memory, and what is left behind
+	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m soak --minutes $(MINUTES) $(ARGS)
+
+CASES ?= 1000000
+fuzz: install  ## schemathesis (5,000 cases and more), then CASES inputs to the HTTP parser beside h11
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzzing --inputs $(CASES) $(ARGS)
 
 demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo

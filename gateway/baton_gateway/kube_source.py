@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from baton_api.fleet import Fleet
@@ -22,27 +23,35 @@ T = TypeVar("T")
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """`name` is the resource's, `served_name` what clients say; `namespace` "" is the service account's own."""
+
+    name: str
+    served_name: str
+    namespace: str = ""
+
+
 class KubernetesSource:
-    """Of one Model in one namespace; `namespace` "" is the service account's own."""
+    """Of one Model, asked as `access`."""
 
     def __init__(
-        self, access: KubeAccess, namespace: str, model: str, *, times: WatchTimes | None = None,
+        self, access: KubeAccess, model: ModelPlace, *, times: WatchTimes | None = None,
         on_error: Callable[[str], None] = lambda reason: None, draw: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._access = access
-        self._namespace = namespace or access.namespace
         self._model = model
         self._times = times or WatchTimes()
         self._on_error = on_error
         self._draw = draw
 
     async def run(self, take: Take) -> None:
-        take(Fleet(self._model, ()))
+        take(Fleet(self._model.served_name, ()))
         said: list[Fleet] = []
 
         def changed() -> None:
             if slices.listed and pods.listed:
-                now = fleet(self._model, slices.items.values(), pods.items)
+                now = fleet(self._model.served_name, slices.items.values(), pods.items)
                 if [now] != said:
                     said[:] = [now]
                     take(now)
@@ -61,10 +70,11 @@ class KubernetesSource:
         await Reflector(api, wanted, mirror, self._times, self._draw, self._on_error).run()
 
     def _wanted(self) -> tuple[Wanted, Wanted]:
-        of_service = {SERVICE_NAME_LABEL: workers_service_name(self._model)}
-        slices = f"/apis/discovery.k8s.io/v1/namespaces/{self._namespace}/endpointslices"
-        pods = f"/api/v1/namespaces/{self._namespace}/pods"
+        name, namespace = self._model.name, self._model.namespace or self._access.namespace
+        of_service = {SERVICE_NAME_LABEL: workers_service_name(name)}
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        pods = f"/api/v1/namespaces/{namespace}/pods"
         return (
             Wanted("EndpointSlices", slices, {"labelSelector": selector_text(of_service)}),
-            Wanted("Pods", pods, {"labelSelector": selector_text(workers_selector(self._model))}, metadata_only=True),
+            Wanted("Pods", pods, {"labelSelector": selector_text(workers_selector(name))}, metadata_only=True),
         )

@@ -23,6 +23,7 @@ class GatewaySettings:
     discovery: str = setting("file", "who says which workers there are", choices=("file", "kubernetes"))
     fleet_file: str = setting("", "discovery file: which workers there are; watched live")
     model_name: str = setting("", "discovery kubernetes: name of the Model", pattern=_OR_NONE)
+    served_name: str = setting("", "discovery kubernetes: what clients call the model; default: model_name")
     namespace: str = setting("", "discovery kubernetes: the Model's; default: this Pod's", pattern=_OR_NONE)
     service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "discovery kubernetes: token, ca.crt, namespace")
     host: str = setting("127.0.0.1", "address to listen on")
@@ -53,11 +54,15 @@ class GatewaySettings:
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
+    max_connections: int = setting(4096, "client connections open at once", low=1)
+    max_connections_per_address: int = setting(
+        1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
+    )
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 
     heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)
-    heartbeat_timeout_s: float = setting(1.0, "an answer slower than this is a miss", low=0.01)
+    heartbeat_timeout_s: float = setting(0.6, "an answer slower than this is a miss, and it is asked again", low=0.01)
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
@@ -72,9 +77,10 @@ class GatewaySettings:
         if self.discovery == "file":
             if not self.fleet_file:
                 raise SettingError("fleet_file", "", "is missing", "name the fleet file, or use discovery: kubernetes")
-            if self.model_name or self.namespace:
-                field, value = ("model_name", self.model_name) if self.model_name else ("namespace", self.namespace)
-                raise SettingError(field, value, "does not go with discovery: file", "the fleet file names the model")
+            for field in ("model_name", "served_name", "namespace"):
+                if value := getattr(self, field):
+                    fix = "leave it out: the fleet file names the model"
+                    raise SettingError(field, value, "does not go with discovery: file", fix)
         elif not self.model_name:
             raise SettingError("model_name", "", "is missing", "discovery: kubernetes needs the Model's name")
         elif self.fleet_file:

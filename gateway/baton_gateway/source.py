@@ -35,10 +35,11 @@ def source_of(settings: GatewaySettings, environment: Mapping[str, str], on_erro
         return FileSource(settings.fleet_file, settings.fleet_poll_s)
     from baton_wire.kube_access import in_cluster
 
-    from .kube_source import KubernetesSource
+    from .kube_source import KubernetesSource, ModelPlace
 
     access = in_cluster(environment, settings.service_account_dir)
-    return KubernetesSource(access, settings.namespace, settings.model_name, on_error=on_error)
+    model = ModelPlace(settings.model_name, settings.served_name or settings.model_name, settings.namespace)
+    return KubernetesSource(access, model, on_error=on_error)
 
 
 class FileSource:

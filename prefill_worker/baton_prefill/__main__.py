@@ -2,6 +2,7 @@
 
 import sys
 
+import baton_wire.early_exit  # noqa: F401  before anything slow
 from baton_api.worker import Role
 from baton_worker.process import run
 

@@ -14,7 +14,7 @@ import pytest
 
 from baton_api.kubernetes import worker_pod_labels
 from baton_api.worker import Role
-from baton_gateway.kube_source import KubernetesSource
+from baton_gateway.kube_source import KubernetesSource, ModelPlace
 from baton_wire.http_server import Exchange
 from baton_wire.kube_watch import WatchTimes
 from support.fake_watch import FakeApi
@@ -35,7 +35,7 @@ class Cluster:
 
     def add(self, worker: FakeWorker, revision: str | None = None, role: str | None = None, **conditions: bool) -> None:
         info = worker.info
-        labels = worker_pod_labels("tiny", Role(role or info.role), revision or info.revision)
+        labels = worker_pod_labels("demo", Role(role or info.role), revision or info.revision)
         self.api.put(PODS, {"metadata": {"name": info.worker_id, "labels": labels}})
         self.show(worker, **conditions)
 
@@ -45,7 +45,7 @@ class Cluster:
         self.api.put(
             SLICES,
             {
-                "metadata": {"name": f"tiny-workers-{name}", "labels": {"kubernetes.io/service-name": "tiny-workers"}},
+                "metadata": {"name": f"demo-workers-{name}", "labels": {"kubernetes.io/service-name": "demo-workers"}},
                 "addressType": "IPv4",
                 "ports": [{"name": "http", "port": worker.port}],
                 "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions, "targetRef": target}],
@@ -53,7 +53,7 @@ class Cluster:
         )
 
     def remove(self, worker: FakeWorker) -> None:
-        self.api.delete(SLICES, f"tiny-workers-{worker.info.worker_id}")
+        self.api.delete(SLICES, f"demo-workers-{worker.info.worker_id}")
         self.api.delete(PODS, worker.info.worker_id)
 
 
@@ -70,7 +70,9 @@ async def on_cluster(folder: Path, *workers: FakeWorker, **settings: Any) -> Asy
         await worker.start()
     staged = Stage(folder, list(workers), {"mode": "disaggregated", **settings}, ["sk-test"])
     gateway = staged.gateway
-    gateway.source = KubernetesSource(api.access, "", "tiny", times=QUICK, on_error=gateway.discovery_failed)
+    gateway.source = KubernetesSource(
+        api.access, ModelPlace("demo", "tiny"), times=QUICK, on_error=gateway.discovery_failed
+    )
     cluster = Cluster(api)
     staged.url = f"http://127.0.0.1:{await gateway.start()}"
     try:

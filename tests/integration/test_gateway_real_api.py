@@ -19,7 +19,7 @@ import pytest
 
 from baton_api.kubernetes import worker_pod_labels
 from baton_api.worker import Role
-from baton_gateway.kube_source import KubernetesSource
+from baton_gateway.kube_source import KubernetesSource, ModelPlace
 from baton_wire.kube_access import in_cluster
 from support.control_plane import ControlPlane, require_control_plane
 from support.fake_worker import FakeWorker, answer
@@ -122,7 +122,9 @@ async def test_workers_come_and_go_and_a_killed_api_server_fails_no_request(
         worker.host = ADDRESS
         await worker.start()
     staged = Stage(tmp_path, workers, {"mode": "disaggregated"}, ["sk-test"])
-    staged.gateway.source = KubernetesSource(access, "", "tiny", on_error=staged.gateway.discovery_failed)
+    staged.gateway.source = KubernetesSource(
+        access, ModelPlace("tiny", "tiny"), on_error=staged.gateway.discovery_failed
+    )
     staged.url = f"http://127.0.0.1:{await staged.gateway.start()}"
     try:
         await story(plane, staged, workers)

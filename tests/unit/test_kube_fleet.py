@@ -88,6 +88,7 @@ def test_labels_say_what_a_worker_should_be() -> None:
         ({}, "fleet_file: '' is missing; name the fleet file, or use discovery: kubernetes"),
         ({"fleet_file": "f", "namespace": "ns"}, "namespace: 'ns' does not go with discovery: file"),
         ({"fleet_file": "f", "model_name": "m"}, "model_name: 'm' does not go with discovery: file"),
+        ({"fleet_file": "f", "served_name": "x"}, "served_name: 'x' does not go with discovery: file"),
         ({"discovery": "kubernetes"}, "model_name: '' is missing"),
         ({"discovery": "kubernetes", "model_name": "m", "fleet_file": "f"}, "fleet_file: 'f' does not go with"),
         ({"discovery": "kubernetes", "model_name": "No_Label"}, "model_name: 'No_Label' does not match"),

@@ -85,7 +85,7 @@ def _kv(settings: WorkerSettings) -> KvSettings:
     kv = settings.kv
     return KvSettings(
         transport=kv.transport,
-        data_host=settings.advertise_host or settings.host,
+        data_host=settings.reached_at,
         lease_s=kv.lease_s,
         heartbeat_s=kv.heartbeat_s,
         transfer_timeout_s=kv.transfer_timeout_s,
