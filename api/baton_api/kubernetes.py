@@ -41,6 +41,7 @@ SECRET_DIR, SECRET_KEY = "/var/run/baton/secret", "secret"
 SECRET_FILE = f"{SECRET_DIR}/{SECRET_KEY}"
 API_KEYS_DIR, API_KEY_KEY = "/var/run/baton/api-keys", "api-key"
 API_KEY_FILE = f"{API_KEYS_DIR}/{API_KEY_KEY}"
+SERVICE_ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 MODELS_DIR = "/models"
 DEMO_MODEL_DIR = f"{MODELS_DIR}/demo_model/model"
 

@@ -100,5 +100,17 @@ GATEWAY = (
     Metric("baton_gateway_workers", "gauge", "Workers known, by role and state.", ("role", "state")),
 )
 
-ALL = (*WORKER, *KV, *GATEWAY)
+RECONCILE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+OPERATOR = (
+    Metric("baton_operator_reconciles_total", "counter", "Looks at a Model, by outcome.", ("outcome",)),
+    Metric("baton_operator_reconcile_seconds", "histogram", "Length of a look.", (), RECONCILE_BUCKETS_S),
+    Metric("baton_operator_writes_total", "counter", "Writes planned and done, by why.", ("verb", "kind", "reason")),
+    Metric("baton_operator_errors_total", "counter", "API requests that failed.", ("what", "reason")),
+    Metric("baton_operator_queue", "gauge", "Models waiting to be looked at."),
+    Metric("baton_operator_models", "gauge", "Models by their Ready condition's reason.", ("reason",)),
+    Metric("baton_operator_leader", "gauge", "1 while this replica holds the Lease."),
+)
+
+ALL = (*WORKER, *KV, *GATEWAY, *OPERATOR)
 BY_NAME = {metric.name: metric for metric in ALL}

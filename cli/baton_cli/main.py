@@ -17,7 +17,9 @@ from baton_api.errors import BatonError
 
 from . import chat as chatting
 from . import demo as demonstration
+from . import on_cluster
 from . import status as looking
+from .kube_config import Chosen
 from .rundir import RunDir, find, root
 from .up import Changes, read_model
 from .up import up as serve
@@ -26,6 +28,10 @@ from .view import View, complain, plain_console
 app = cyclopts.App(name="baton", help="Disaggregated LLM serving: prefill and decode in separate pools.")
 Output = Literal["table", "json"]
 Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp"]
+Context = Annotated[str | None, Parameter(help="context of the kubeconfig; default: its current one")]
+Namespace = Annotated[
+    str | None, Parameter(name=["--namespace", "-n"], help="namespace on the cluster; default: the context's")
+]
 Name = Annotated[str | None, Parameter(help="name of the deployment; default: the model's, or the one that runs")]
 
 
@@ -78,17 +84,57 @@ def chat(*, name: Name = None, url: str | None = None, model: str | None = None)
 
 
 @app.command
-def status(*, name: Name = None, output: Output = "table") -> int:
-    """Workers, epochs, loads, transports of a running deployment.
+def status(
+    *,
+    name: Name = None,
+    output: Output = "table",
+    cluster: bool = False,
+    context: Context = None,
+    namespace: Namespace = None,
+) -> int:
+    """Workers, epochs, loads, transports of a running deployment; with --cluster, --context or --namespace the Models
+    of a cluster.
 
     :param output: a table, or JSON.
+    :param cluster: look at the cluster that the kubeconfig names.
     """
+    if cluster or context or namespace:
+        return asyncio.run(on_cluster.status(Chosen(context, namespace), name, output == "json"))
     running, rows = asyncio.run(looking.look(find(name)))
     if output == "json":
         print(json.dumps(looking.as_data(running, rows), indent=2))
     else:
         plain_console().print(looking.as_table(running, rows))
     return 0
+
+
+@app.command
+def explain(
+    kind: Literal["model"], name: str, *, context: Context = None, namespace: Namespace = None, json: bool = False
+) -> int:
+    """What is going on with a Model on a cluster, why, and what to do next. Exit code 1 while it is not ready.
+
+    :param kind: what to explain.
+    :param name: its name.
+    :param json: as JSON.
+    """
+    return asyncio.run(on_cluster.explain(Chosen(context, namespace), name, json))
+
+
+@app.command
+def doctor(*, context: Context = None, namespace: Namespace = None, json: bool = False) -> int:
+    """Whether Baton can work here and on the cluster: each line ok, warn or fail, with what to do. Exit code 1 after a
+    fail.
+
+    :param json: as JSON.
+    """
+    return asyncio.run(on_cluster.doctor(Chosen(context, namespace), json))
+
+
+def kubectl(tokens: Sequence[str] | None = None) -> None:
+    """The plug-in `kubectl baton`: the same commands; `status` is the cluster's."""
+    given = list(sys.argv[1:] if tokens is None else tokens)
+    main([*given, "--cluster"] if given[:1] == ["status"] else given)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baton_api.kubernetes import LISTEN_HOST, OPERATOR_HTTP_PORT
+from baton_api.kubernetes import LISTEN_HOST, OPERATOR_HTTP_PORT, SERVICE_ACCOUNT_DIR
 from baton_api.settings import setting
 
 
@@ -36,10 +36,12 @@ class OperatorSettings:
     gateway_replicas: int = setting(1, "gateway Pods per Model", low=1, high=64)
     leader: LeaderSettings = setting(description="leader election", factory=LeaderSettings)
     workers: int = setting(4, "Models reconciled at once", low=1, high=256)
+    settle_s: float = setting(0.05, "changes within so long are looked at together", low=0, high=10)
+    service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "where token, ca.crt and namespace are")
     resync_s: float = setting(600.0, "between two looks at a Model without any event", low=1)
     watch_timeout_s: float = setting(240.0, "the API server ends a watch after so long", low=1, high=3600)
     watch_silence_s: float = setting(90.0, "a watch without event or bookmark for so long is taken for dead", low=1)
     request_timeout_s: float = setting(30.0, "longest an API request may take", low=0.1, high=600)
     retry_base_s: float = setting(0.5, "first wait after an error; it doubles", low=0.01)
-    retry_max_s: float = setting(30.0, "longest wait after an error", low=0.01)
+    retry_max_s: float = setting(5.0, "longest wait after an error", low=0.01)
     log_level: str = setting("INFO", "what is logged", choices=("DEBUG", "INFO", "WARNING", "ERROR"))

@@ -135,12 +135,19 @@ class FakeApi:
             await self._watch(exchange, asked)
         elif asked.path in self.objects:
             self._list(exchange, asked)
+        elif (item := self._find(asked.path)) is not None:
+            exchange.respond(200, json.dumps(item).encode())
         else:
             _refuse(exchange, 404, "NotFound", [])
 
     def _answer(self, exchange: Exchange, answer: Json | Callable[[Json], Json]) -> None:
         said = answer if isinstance(answer, dict) else answer(json.loads(exchange.body or b"{}"))
         exchange.respond(int(said.get("code", 200)) if said.get("kind") == "Status" else 200, json.dumps(said).encode())
+
+    def _find(self, path: str) -> Json | None:
+        """One object by the path of its collection and its name."""
+        collection, _, name = path.rpartition("/")
+        return self.objects.get(collection, {}).get(name)
 
     def _list(self, exchange: Exchange, asked: Asked) -> None:
         selector = _selector(asked.query)

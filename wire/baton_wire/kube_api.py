@@ -20,6 +20,8 @@ from baton_wire.kube_access import KubeAccess
 Json = dict[str, Any]
 Query = Mapping[str, str]
 JSON = "application/json"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 PAGE_ITEMS = 500
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """etcd refuses objects above 1.5 MiB."""
@@ -57,11 +59,11 @@ class KubeApi:
 
     async def call(
         self, method: str, path: str, *, query: Query | None = None, body: Json | None = None,
-        accept: str = JSON, timeout_s: float = 10.0,
+        accept: str = JSON, content_type: str = JSON, timeout_s: float = 10.0,
     ) -> Json:  # fmt: skip
-        """The answer's object."""
+        """The answer's object. `content_type` is the kind of patch (APPLY, MERGE); any may be sent twice."""
         content = b"" if body is None else json.dumps(body).encode()
-        url, headers = self._url(path, query or {}), self._headers(accept)
+        url, headers = self._url(path, query or {}), self._headers(accept, content_type)
         try:
             answer = await self._http.request(method, url, body=content, headers=headers, timeout_s=timeout_s)
         except BatonError as error:
@@ -112,13 +114,13 @@ class KubeApi:
     async def close(self) -> None:
         await self._http.close()
 
-    def _headers(self, accept: str) -> Sequence[tuple[str, str]]:
+    def _headers(self, accept: str, content_type: str = JSON) -> Sequence[tuple[str, str]]:
         """The token is read each time: a rotated one is used at the next request."""
         try:
             bearer = self.access.bearer()
         except OSError as error:
             raise KubernetesError(f"the token cannot be read ({error})", code="no_token") from error
-        known = (("accept", accept), ("content-type", "application/json"), ("user-agent", "baton"))
+        known = (("accept", accept), ("content-type", content_type), ("user-agent", "baton"))
         return known if bearer is None else (*known, ("authorization", f"Bearer {bearer}"))
 
     def _url(self, path: str, query: Query) -> str:

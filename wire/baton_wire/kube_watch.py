@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from baton_api.errors import KubernetesError
 from baton_wire.kube_api import JSON, LIST_METADATA, WATCH_METADATA, Event, Json, KubeApi, Listing, Query
@@ -61,6 +61,14 @@ class Mirror(Generic[T]):
         self._changed()
 
 
+class Holder(Protocol):
+    """What a reflector keeps true: a Mirror, or another memory of its own."""
+
+    def replace(self, listing: Listing) -> None: ...
+
+    def apply(self, event: Event) -> None: ...
+
+
 class Backoff:
     """Jittered and doubling; `draw()` is in [0, 1)."""
 
@@ -93,11 +101,11 @@ class Wanted:
         return (LIST_METADATA, WATCH_METADATA) if self.metadata_only else (JSON, JSON)
 
 
-class Reflector(Generic[T]):
+class Reflector:
     """`run` until cancelled. `on_error(reason)` at each failure."""
 
     def __init__(
-        self, api: KubeApi, wanted: Wanted, mirror: Mirror[T], times: WatchTimes, draw: Callable[[], float],
+        self, api: KubeApi, wanted: Wanted, mirror: Holder, times: WatchTimes, draw: Callable[[], float],
         on_error: Callable[[str], None] = lambda reason: None,
     ) -> None:  # fmt: skip
         self._api = api

@@ -1,4 +1,4 @@
-"""Which transports an endpoint's lanes really use, asked from libucp.
+"""Which transports UCX finds here, and which an endpoint's lanes really use, asked from libucp.
 
 ucxx has no call for it; ucp_ep_query() with UCP_EP_ATTR_FIELD_TRANSPORTS (UCX >= 1.13, ucp/api/ucp.h) answers for the
 endpoint handle that ucxx exposes.
@@ -7,6 +7,10 @@ endpoint handle that ucxx exposes.
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+
+from . import ucx_env
 
 _FIELD_TRANSPORTS = 1 << 3
 _MAX_LANES = 64
@@ -40,3 +44,17 @@ def lane_transports(endpoint_handle: int) -> tuple[str, ...]:
     if status != 0:
         raise OSError(f"ucp_ep_query returned {status}")
     return tuple(lane.transport.decode() for lane in lanes[: attributes.transports.count] if lane.device)
+
+
+def found_here() -> tuple[str, ...]:
+    """Every transport/device that UCX finds for this process ("tcp/eth0", "rc_mlx5/mlx5_0:1"). Raises ImportError
+    where ucxx is not installed, OSError or RuntimeError where UCX cannot start."""
+    for name, value in ucx_env.PROCESS_ENV.items():
+        os.environ.setdefault(name, value)
+    import libucx
+
+    libucx.load_library()
+    from ucxx._lib import libucxx
+
+    context = libucxx.UCXContext(ucx_env.options("ucx", os.environ))
+    return tuple(re.findall(r"^#\s+resource \d+ .* -- (\S+)$", context.info, re.MULTILINE))

@@ -1,0 +1,199 @@
+"""What to write, in which order and why: the difference between what should be and what is. Pure.
+
+Nothing is written that is as wanted already. What others need comes first: accounts, settings and Services, then Pools,
+then Deployments (up before down), then budgets and policies; what is no longer wanted goes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from baton_api import kubernetes as names
+from baton_api.crd import Model
+from baton_api.worker import Role
+
+from . import kinds, objects
+from .compare import difference
+from .desired import Desired, pools_of
+from .kinds import Kind
+from .objects import Owner
+from .rollout import Count, Limits, RoleCounts, Step, next_step
+from .snapshot import Snapshot, annotations_of, is_owned_by, name_of, revision_label
+
+Json = dict[str, Any]
+MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One write. `verb` is apply (server-side), create, merge (a JSON merge patch), secret (created with fresh content)
+    or delete (of that `uid` only)."""
+
+    verb: str
+    kind: Kind
+    name: str
+    reason: str
+    body: Any = None
+    uid: str = ""
+
+    @property
+    def stage(self) -> int:
+        return 9 if self.verb == "delete" else self.kind.stage
+
+    @property
+    def label(self) -> str:
+        """For metrics: few values."""
+        return MISSING if self.reason == MISSING else self.reason.partition(":")[0].partition(" ")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`sizes` are the workers wanted when settled; `counts` what the step was decided from."""
+
+    actions: tuple[Action, ...]
+    step: Step
+    sizes: Mapping[Role, int]
+    counts: Mapping[Role, RoleCounts]
+
+
+def plan(model: Model, owner: Owner, wanted: Desired, snapshot: Snapshot) -> Plan:
+    """Whatever the state: from any of them repeated plans lead to the same objects."""
+    sizes = {role: pool_size(model, role, snapshot) for role in pools_of(model)}
+    counts = {role: role_counts(snapshot, role, wanted.revision, sizes.get(role)) for role in Role}
+    rollout = model.spec.rollout
+    step = next_step(counts, Limits(rollout.max_surge, rollout.max_unavailable))
+    actions = [
+        *_secrets(owner, wanted, snapshot),
+        *_objects(model, wanted, snapshot),
+        *_workers(owner, wanted, snapshot, step),
+        *_leftovers(owner, wanted, snapshot),
+    ]
+    return Plan(tuple(sorted(actions, key=lambda action: action.stage)), step, sizes, counts)
+
+
+def pool_size(model: Model, role: Role, snapshot: Snapshot) -> int:
+    """The Pool's, unless the Model says another number than when the Pool was last set: then the Model's."""
+    given = pools_of(model)[role]
+    pool = snapshot.pool(role)
+    if pool is None or annotations_of(pool).get(objects.MODEL_REPLICAS) != str(given.replicas):
+        return given.replicas
+    asked = objects.pool_spec(pool).replicas
+    return max(given.min_replicas or 0, asked if given.max_replicas is None else min(asked, given.max_replicas))
+
+
+def role_counts(snapshot: Snapshot, role: Role, revision: str, size: int | None) -> RoleCounts:
+    """`size` None: the role is not wanted, and all its workers are old."""
+    deployments = snapshot.deployments(role)
+    new = [item for item in deployments if size is not None and revision_label(item) == revision]
+    old = [item for item in deployments if item not in new]
+    return RoleCounts(size or 0, count_of(new[0]) if new else Count(0, 0), tuple(count_of(item) for item in old))
+
+
+def count_of(deployment: Json) -> Count:
+    status = deployment.get("status") or {}
+    return Count(int(deployment["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0)))
+
+
+def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
+    """Made once, never written again; those of a Model of that name that is gone are taken over: its Pods know them."""
+    metadata = objects.secret_labels(owner)
+    for name in wanted.secrets:
+        found = snapshot.find(kinds.SECRET, name)
+        if found is None:
+            yield Action("secret", kinds.SECRET, name, MISSING, metadata)
+        elif found["metadata"].get("ownerReferences") and not is_owned_by(found, owner.uid):
+            body = {"metadata": {"ownerReferences": metadata["ownerReferences"]}}
+            yield Action("merge", kinds.SECRET, name, "owner: another Model of this name", body)
+
+
+def _objects(model: Model, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
+    for item in wanted.objects:
+        kind, name = kinds.BY_KIND[item["kind"]], name_of(item)
+        found = snapshot.find(kind, name)
+        if kind is kinds.POOL:
+            yield from _pool(model, item, found)
+            continue
+        reason = _reason(item, found)
+        if reason is not None:
+            yield Action("apply", kind, name, reason, item)
+
+
+def _reason(item: Json, found: Json | None) -> str | None:
+    if found is None:
+        return MISSING
+    different = difference(item, found)
+    return None if different is None else f"changed: {different}"
+
+
+def _pool(model: Model, item: Json, found: Json | None) -> Iterator[Action]:
+    """Its replicas belong to whoever scales: they are set when it is made and when the Model's own number changes. By
+    merge patches, as an apply that leaves a field out would give it up."""
+    name = name_of(item)
+    replicas = pools_of(model)[Role(item["spec"]["role"])].replicas
+    sized = objects.pool_replicas(replicas)
+    annotations = item["metadata"]["annotations"] | sized["metadata"]["annotations"]
+    whole = {
+        **item,
+        "metadata": item["metadata"] | {"annotations": annotations},
+        "spec": item["spec"] | sized["spec"],
+    }
+    if found is None:
+        yield Action("create", kinds.POOL, name, MISSING, whole)
+        return
+    if annotations_of(found).get(objects.MODEL_REPLICAS) != str(replicas):
+        yield Action("merge", kinds.POOL, name, f"replicas: the Model says {replicas}", _merge(whole, found))
+    elif (different := difference(item, found)) is not None:
+        yield Action("merge", kinds.POOL, name, f"changed: {different}", _merge(item, found))
+
+
+def _merge(item: Json, found: Json) -> Json:
+    """A merge patch that also takes limits away that are no longer given."""
+    gone = {name: None for name in ("minReplicas", "maxReplicas") if name in found["spec"] and name not in item["spec"]}
+    metadata = {name: item["metadata"][name] for name in ("labels", "annotations", "ownerReferences")}
+    return {"metadata": metadata, "spec": item["spec"] | gone}
+
+
+def _workers(owner: Owner, wanted: Desired, snapshot: Snapshot, step: Step) -> Iterator[Action]:
+    for role, template in wanted.workers.items():
+        item = objects.worker_deployment(owner, role, wanted.revision, template, step.roles[role].new)
+        reason = _reason(item, snapshot.find(kinds.DEPLOYMENT, name_of(item)))
+        if reason is not None:
+            yield Action("apply", kinds.DEPLOYMENT, name_of(item), reason, item)
+    for role, role_step in step.roles.items():
+        old = [item for item in snapshot.deployments(role) if not _is_new(item, role, wanted)]
+        for item, size in zip(old, role_step.old, strict=True):
+            yield from _old_workers(item, size, snapshot)
+
+
+def _is_new(item: Json, role: Role, wanted: Desired) -> bool:
+    return role in wanted.workers and revision_label(item) == wanted.revision
+
+
+def _old_workers(item: Json, size: int, snapshot: Snapshot) -> Iterator[Action]:
+    """Smaller, and gone with its settings once its last Pod has ended."""
+    name, revision = name_of(item), revision_label(item)
+    if count_of(item).asked != size:
+        yield Action("merge", kinds.DEPLOYMENT, name, f"rollout: {size} of {revision}", {"spec": {"replicas": size}})
+    elif size == 0 and not (item.get("status") or {}).get("replicas") and not _has_pods(item, snapshot):
+        uid = item["metadata"]["uid"]
+        yield Action("delete", kinds.DEPLOYMENT, name, f"rollout: {revision} is empty", uid=uid)
+
+
+def _has_pods(item: Json, snapshot: Snapshot) -> bool:
+    role = item["metadata"]["labels"][names.ROLE_LABEL]
+    return any(pod.role == role and pod.revision == revision_label(item) for pod in snapshot.pods)
+
+
+def _leftovers(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
+    """What this Model owns and no longer needs. Deployments of workers go through the rollout instead."""
+    needed = {(item["kind"], name_of(item)) for item in wanted.objects}
+    needed |= {(kinds.SECRET.kind, name) for name in wanted.secrets}
+    needed |= {(kinds.CONFIG_MAP.kind, name) for kind, name in snapshot.children if kind == kinds.DEPLOYMENT.kind}
+    for (kind, name), item in snapshot.children.items():
+        is_workers = kind == kinds.DEPLOYMENT.kind and revision_label(item)
+        if (kind, name) in needed or is_workers or not is_owned_by(item, owner.uid):
+            continue
+        if "deletionTimestamp" not in item["metadata"]:
+            yield Action("delete", kinds.BY_KIND[kind], name, "leftover: no longer wanted", uid=item["metadata"]["uid"])

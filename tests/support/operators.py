@@ -1,0 +1,127 @@
+"""An operator in the test's own loop, against a real API server or the fake one; and a stand-in for the kubelets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from baton_api.crd import API_VERSION, KIND
+from baton_api.errors import KubernetesError
+from baton_operator import kinds
+from baton_operator.process import Operator
+from baton_operator.settings import LeaderSettings, OperatorSettings
+from baton_wire.kube_access import KubeAccess
+from baton_wire.kube_api import MERGE, KubeApi
+
+Json = dict[str, Any]
+MODELS = "/apis/baton.dev/v1alpha1/namespaces/{}/models"
+VOLATILE = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields", "selfLink")
+
+
+def operator_settings(**changes: Any) -> OperatorSettings:
+    given: dict[str, Any] = {
+        "prefill_image": "localhost/baton-prefill:test",
+        "decode_image": "localhost/baton-decode:test",
+        "gateway_image": "localhost/baton-gateway:test",
+        "leader": LeaderSettings(enabled=False),
+        "settle_s": 0.01,
+        "retry_base_s": 0.05,
+        "retry_max_s": 0.5,
+        "request_timeout_s": 10.0,
+    }
+    return OperatorSettings(**(given | changes))
+
+
+@asynccontextmanager
+async def running(access: KubeAccess, settings: OperatorSettings) -> AsyncIterator[Operator]:
+    """Until the end of the block; a failure of the operator fails the test."""
+    operator = Operator(settings, access, "test")
+    task = asyncio.create_task(operator.run())
+    try:
+        yield operator
+    finally:
+        ended = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not ended, task.exception()
+
+
+def model(name: str, namespace: str, **spec: Any) -> Json:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"source": "demo_model/model", **spec},
+    }
+
+
+class Kubelets:
+    """Makes every Pod of a namespace ready (or not, as `verdict` says of it), every `poll_s`."""
+
+    def __init__(self, api: KubeApi, namespace: str, verdict: Callable[[Json], bool] = lambda pod: True) -> None:
+        self._api = api
+        self._path = kinds.POD.path(namespace)
+        self.verdict = verdict
+
+    async def run(self, poll_s: float = 0.05) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(poll_s)
+
+    async def look(self) -> None:
+        for pod in (await self._api.list(self._path)).items:
+            wanted = "True" if self.verdict(pod) else "False"
+            conditions = {item["type"]: item["status"] for item in pod["status"].get("conditions") or []}
+            if conditions.get("Ready") != wanted:
+                status = {"phase": "Running", "conditions": [{"type": "Ready", "status": wanted}]}
+                path = f"{self._path}/{pod['metadata']['name']}/status"
+                try:
+                    await self._api.call("PATCH", path, body={"status": status}, content_type=MERGE)
+                except KubernetesError as error:
+                    assert error.status in (404, 409), error.message
+
+
+async def eventually(check: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    """The first true answer of `check` (which may be a coroutine function's)."""
+    loop = asyncio.get_running_loop()
+    end_s, found = loop.time() + timeout_s, None
+    while loop.time() < end_s:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not in {timeout_s:g} s: {what or check}; at last {found!r}")
+
+
+async def children(api: KubeApi, namespace: str, name: str) -> dict[str, Json]:
+    """Every object with the Model's label, without what differs between two runs."""
+    found = {}
+    for kind in kinds.CHILDREN:
+        for item in (await api.list(kind.path(namespace), {"labelSelector": f"baton.dev/model={name}"})).items:
+            found[f"{kind.kind} {item['metadata']['name']}"] = stripped(item)
+    return found
+
+
+def stripped(item: Json) -> Json:
+    copy: Json = json.loads(json.dumps(item))
+    for name in VOLATILE:
+        copy["metadata"].pop(name, None)
+    for owner in copy["metadata"].get("ownerReferences") or []:
+        owner.pop("uid")
+    for name in ("data", "status"):
+        if name == "status" or copy.get("kind") == "Secret" or "type" in copy:
+            copy.pop(name, None)
+    annotations = copy["metadata"].get("annotations") or {}
+    for name in ("deployment.kubernetes.io/revision", "baton.dev/applied"):
+        annotations.pop(name, None)
+    return copy
+
+
+def condition(raw: Json, kind: str) -> Json:
+    conditions = (raw.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item["type"] == kind), {})
