@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help install fix check test faults soak fuzz demo proto clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## make .venv and install Baton with everything it needs
 
@@ -32,9 +32,18 @@ check: install  ## ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 test: install  ## the whole suite, then the branch coverage of the pure modules
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --cov --cov-report= --durations 5
+	$(BIN)/python -m pytest -m "not alone and not e2e" -n 2 --dist loadfile --cov --cov-report= --durations 5
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report= --durations 5
 	$(BIN)/python tools/pure.py coverage
+	@echo "not run: tests/e2e, our images on a real cluster (make e2e)"
+
+.PHONY: e2e images
+
+e2e: install  ## our images on a real cluster: KUBECONFIG's, or one started from KUBE_ASSETS (as root)
+	$(BIN)/python -m pytest -m e2e tests/e2e -rs -s --durations 10 $(ARGS)
+
+images: install  ## build every image with buildah (as root); seconds and sizes
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m support.kube.images ../.baton/images
 
 TIMES ?= 10
 faults: install  ## every fault of the table against real processes under load, TIMES rounds each; the figures
