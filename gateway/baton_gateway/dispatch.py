@@ -11,7 +11,7 @@ from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from .attempt import Attempt, Failure, LegRequest
 from .job import Job, Parts, check_context
 from .legs import AnyPrompt, Handing, decode_body, prefill_body, ticket_for
-from .pairs import lost_on_the_way
+from .pairs import bad_way
 from .routing import pick
 from .telemetry import label
 
@@ -159,11 +159,11 @@ def worth_another(parts: Parts, job: Job, failure: Failure) -> bool:
 
 def note_transfer(parts: Parts, route: Route, server_timing: str) -> None:
     """Decode has answered; what it says of the way that the KV came, or did not come."""
-    lost = lost_on_the_way(server_timing) if route.prefill is not None else None
-    if route.prefill is not None and lost is not None:
+    bad = bad_way(server_timing, parts.settings.slow_transfer_s) if route.prefill is not None else None
+    if route.prefill is not None and bad is not None:
         pair = (route.prefill.url, route.decode.url)
-        if parts.pairs.told(pair, lost=lost, now_s=parts.now()):
-            log.warning("no KV gets from %s to %s: other pairs first", *pair)
+        if parts.pairs.told(pair, bad=bad, now_s=parts.now()):
+            log.warning("KV from %s to %s: %s", *pair, "does not get through, other pairs first" if bad else "again")
 
 
 def note_failure(parts: Parts, failure: Failure) -> None:

@@ -66,6 +66,9 @@ class GatewaySettings:
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
+    slow_transfer_s: float = setting(
+        1.0, "a pair whose KV keeps a request waiting longer, and longer than computing it, is avoided", low=0
+    )
     retry_ratio: float = setting(0.1, "retries per request, in the long run", low=0, high=1)
     retry_burst: int = setting(10, "retries that may be saved up", low=0)
     max_resumes: int = setting(3, "times that an answer goes on elsewhere when its worker died", low=0)

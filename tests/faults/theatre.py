@@ -9,18 +9,37 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from support.processes import Child
+from support.faulty_worker import VARIABLE
+from support.network import Network
+from support.processes import Child, Launch
 from support.stack import Stack
 
 from .checker import check
 from .client import Crowd, references
-from .story import Case, EndLoad, Event, Freeze, Held, Hold, Kill, Load, Restart, Round, Seen, Story, Terminate, Wait
+from .story import (
+    Break,
+    Case,
+    Cut,
+    EndLoad,
+    Event,
+    Freeze,
+    Held,
+    Hold,
+    Kill,
+    Load,
+    Restart,
+    Round,
+    Seen,
+    Story,
+    Terminate,
+    Wait,
+)
 
 QUIET_S = 20.0
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
@@ -64,20 +83,59 @@ def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     """The fleet of a story, warmed up, with the references taken."""
     timeout = {"request_timeout_s": story.load.deadline_s - 2.0}
     changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
-    with Stack.up(model, directory, prefill=story.prefill, decode=story.decode, **changes) as stack:
-        cases = cases_of(story.load, CASES_SEED)
-        answers = references(stack.url, cases)
-        if story.load.hard:
-            cases = harder(cases, answers)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _network(story) as network:
+        launches = launches_of(story, directory, network)
+        fleet = {"prefill": story.prefill, "decode": story.decode, "launches": launches}
+        with Stack.up(model, directory, **fleet, **changes) as stack:
+            cases = cases_of(story.load, CASES_SEED)
             answers = references(stack.url, cases)
-        yield Theatre(story, stack, cases, answers)
+            if story.load.hard:
+                cases = harder(cases, answers)
+                answers = references(stack.url, cases)
+            yield Theatre(story, stack, cases, answers, network)
+
+
+def _network(story: Story) -> AbstractContextManager[Network | None]:
+    return Network.of([*names(story), "gateway"]) if story.network else nullcontext()
+
+
+def names(story: Story) -> list[str]:
+    roles = (("prefill", story.prefill), ("decode", story.decode))
+    return [f"{role}-{number}" for role, count in roles for number in range(count)]
+
+
+def launches_of(story: Story, directory: Path, network: Network | None) -> dict[str, Launch]:
+    """For the processes of a story that are not started as in production."""
+    if story.breakable:
+        return {name: breakable(directory / f"{name}.fault") for name in names(story) if name.startswith("decode")}
+    if network is None:
+        return {}
+    launches = {name: network.launch(name) for name in [*names(story), "gateway"]}
+    if story.wire:
+        address, _ = network.wire("prefill-0", "decode-0", directory / "wire.log", *story.wire)
+        settings = {"host": "0.0.0.0", "advertise_host": address}
+        launches["prefill-0"] = replace(launches["prefill-0"], settings=settings)
+    return launches
+
+
+def breakable(fault: Path) -> Launch:
+    return Launch("support.faulty_worker", {VARIABLE: str(fault)})
 
 
 class Theatre:
     """`play(seed)` performs one round; the fleet is whole again afterwards."""
 
-    def __init__(self, story: Story, stack: Stack, cases: Sequence[Case], reference: Sequence[Seen]) -> None:
-        self.story, self.stack, self._cases, self._reference = story, stack, cases, reference
+    def __init__(
+        self,
+        story: Story,
+        stack: Stack,
+        cases: Sequence[Case],
+        reference: Sequence[Seen],
+        network: Network | None = None,
+    ) -> None:
+        self.story, self.stack, self.network = story, stack, network
+        self._cases, self._reference = cases, reference
         self._down: list[str] = []
         self._warm()
 
@@ -105,7 +163,9 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
-        round_.losses_s = [self._monotonic(at) for at in self._losses() if at >= began]
+        round_.apart_s = [self._monotonic(at) for at in self._told("does not get through") if at >= began]
+        round_.again_s = [self._monotonic(at) for at in self._told("KV from", ": again") if at >= began]
+        round_.losses_s = [self._monotonic(at) for at in self._told(": lost") if at >= began]
         self._perform(Restart(), rng, round_, crowd)
         round_.after = self._held()
         round_.counted = _growth(counters, self._counters())
@@ -138,6 +198,19 @@ class Theatre:
                 time.sleep(for_s)
                 child.process.send_signal(signal.SIGCONT)
                 marks["thaw"] = time.monotonic()
+            case Break(kind, steps, exits):
+                name, child = self._pick("decode", rng)
+                fault = Path(self.stack.launches[name].env[VARIABLE])
+                fault.with_suffix(".new").write_text(f"{kind} {steps}")
+                marks["break"] = time.monotonic()
+                fault.with_suffix(".new").replace(fault)
+                if exits:
+                    round_.exits.append(child.process.wait(30.0))
+                    marks["exit"] = time.monotonic()
+                    fault.unlink(missing_ok=True)
+                    self._down.append(name)
+            case Cut():
+                self._cut(event, rng, marks)
             case Hold():
                 crowd.end()
                 self._all_begun(crowd)
@@ -147,6 +220,20 @@ class Theatre:
             case EndLoad():
                 crowd.stop()
                 marks["end"] = time.monotonic()
+
+    def _cut(self, cut: Cut, rng: random.Random, marks: dict[str, float]) -> None:
+        assert self.network is not None
+        if cut.what == "gateway":
+            at, peers = "gateway", list(self.stack.workers)
+        else:
+            at, peers = self._pick("decode", rng)[0], [self._pick("prefill", rng)[0]]
+        self.network.cut(at, peers, incoming=cut.towards_decode, outgoing=cut.towards_prefill)
+        marks["cut"] = time.monotonic()
+        try:
+            time.sleep(cut.for_s)
+        finally:
+            self.network.heal(at)
+        marks["heal"] = time.monotonic()
 
     @staticmethod
     def _all_begun(crowd: Crowd, timeout_s: float = 30.0) -> None:
@@ -248,9 +335,10 @@ class Theatre:
             if name.startswith("decode"):
                 yield from _moments(child, " failed (", "prefilling here")
 
-    def _losses(self) -> Iterator[datetime]:
+    def _told(self, *words: str) -> Iterator[datetime]:
+        """When the gateway wrote a line with these words."""
         assert self.stack.gateway is not None
-        return _moments(self.stack.gateway, ": lost")
+        return _moments(self.stack.gateway, *words)
 
     @staticmethod
     def _monotonic(at: datetime) -> float:

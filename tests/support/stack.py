@@ -12,7 +12,7 @@ from typing import Any
 from baton_api.blocks import derive_key
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import WorkerInfo
-from support.processes import Child, Processes
+from support.processes import Child, Launch, Processes
 
 API_KEY = "sk-test-0123456789abcdef"
 
@@ -24,14 +24,24 @@ class Stack:
     processes: Processes
     model: Path
     transport: str
+    launches: dict[str, Launch] = field(default_factory=dict)
     workers: dict[str, Child] = field(default_factory=dict)
     gateway: Child | None = None
 
     @classmethod
     def up(
-        cls, model: Path, directory: Path, *, prefill: int = 1, decode: int = 1, transport: str = "tcp", **changes: Any
+        cls,
+        model: Path,
+        directory: Path,
+        *,
+        prefill: int = 1,
+        decode: int = 1,
+        transport: str = "tcp",
+        launches: dict[str, Launch] | None = None,
+        **changes: Any,
     ) -> Stack:
-        stack = cls(Processes(directory), model, transport)
+        """`launches`: by name, for processes that are not started as in production."""
+        stack = cls(Processes(directory), model, transport, launches or {})
         try:
             for role, count in (("prefill", prefill), ("decode", decode)):
                 for number in range(count):
@@ -56,7 +66,8 @@ class Stack:
 
     def start_worker(self, role: str, name: str, **changes: Any) -> Child:
         kv = {"transport": self.transport, **changes.pop("kv", {})}
-        self.workers[name] = self.processes.worker(role, name, self.model, kv=kv, **changes)
+        launch = self.launches.get(name, Launch())
+        self.workers[name] = self.processes.worker(role, name, self.model, launch, kv=kv, **changes)
         self.write_fleet()
         return self.workers[name]
 
@@ -76,7 +87,8 @@ class Stack:
             "min_remote_prefill_tokens": 1,
             **changes,
         }
-        self.gateway = self.processes.start("baton_gateway", "gateway", settings)
+        launch = self.launches.get("gateway", Launch())
+        self.gateway = self.processes.start("baton_gateway", "gateway", settings, launch)
         return self.gateway
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
