@@ -29,7 +29,7 @@ CHAT_PATH = "/v1/chat/completions"
 async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
-    fields, asked = read(exchange)
+    fields, asked = await read_off_loop(parts, exchange)
     check_model(parts.registry, asked.model)
     fields.setdefault("seed", int.from_bytes(parts.draw(7)))
     timeline.lap("receive", parts.now())
@@ -46,6 +46,13 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
                 return await answer(parts, exchange, job)
     except TimeoutError:
         raise DeadlineExceeded(f"not answered in {parts.settings.request_timeout_s:g} s") from None
+
+
+async def read_off_loop(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
+    """`read`, on a thread where the body is large. Raises BadRequest, Overloaded."""
+    if len(exchange.body) <= parts.settings.parse_inline_bytes:
+        return read(exchange)
+    return await parts.tokeniser.elsewhere(read, exchange)
 
 
 def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:

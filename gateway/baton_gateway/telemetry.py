@@ -38,10 +38,6 @@ class Telemetry:
         """A gauge without labels, up or down."""
         self._child(name, ()).inc(by)
 
-    def set(self, name: str, value: float) -> None:
-        """A gauge without labels."""
-        self._child(name, ()).set(value)
-
     def set_all(self, name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> None:
         """A gauge's series are exactly these from now on."""
         metric = self._metrics[name]

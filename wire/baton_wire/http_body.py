@@ -23,7 +23,7 @@ _FORBIDDEN_TRAILER = re.compile(rb"(?:^|\n)(?i:content-length|transfer-encoding|
 
 
 class BodyBudget:
-    """The bytes that all unfinished bodies of a server may hold together."""
+    """The bytes that all bodies of a server may hold together."""
 
     __slots__ = ("_limit_bytes", "held_bytes")
 
