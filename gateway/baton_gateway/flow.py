@@ -30,7 +30,7 @@ ROUTES = frozenset({CHAT_PATH, "/v1/completions"})
 async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
-    fields, asked = read(exchange)
+    fields, asked = await read_off_loop(parts, exchange)
     check_model(parts.registry, asked.model)
     if "seed" not in fields:
         fields["seed"] = int.from_bytes(parts.draw(7), "big")
@@ -57,6 +57,13 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
         raise
     finally:
         parts.deadlines.disarm(strand)
+
+
+async def read_off_loop(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
+    """`read`, on a thread where the body is large. Raises BadRequest, Overloaded."""
+    if len(exchange.body) <= parts.settings.parse_inline_bytes:
+        return read(exchange)
+    return await parts.tokeniser.elsewhere(read, exchange)
 
 
 def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:

@@ -159,6 +159,7 @@ class Gateway:
         """Listens; returns the port. Raises SettingError when the address cannot be had."""
         limits = ServerLimits(
             max_body_bytes=self.settings.max_body_bytes,
+            max_bodies_bytes=self.settings.max_bodies_bytes,
             max_connections=self.settings.max_connections,
             max_connections_per_address=self.settings.max_connections_per_address,
         )

@@ -58,6 +58,8 @@ class GatewaySettings:
     max_connections_per_address: int = setting(
         1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
     )
+    parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
+    max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies in memory, all together", low=1)
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 

@@ -72,10 +72,6 @@ class Telemetry(Collector):
         counts[bisect_left(BY_NAME[name].buckets, value)] += 1
         counts[-1] += value
 
-    def set(self, name: str, value: float) -> None:
-        """A gauge without labels."""
-        self.numbers.values[(name,)] = value
-
     def set_all(self, name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> None:
         """A gauge's series are exactly these from now on."""
         mine = self.numbers.values
