@@ -86,17 +86,20 @@ class Attempt:
 
         Raises DeadlineExceeded when `expire` was called before. Aborts when cancelled.
         """
+        answer = self.answer
         try:
-            head = await self.answer.wait_head()
-        except DeadlineExceeded:
-            self.abort()
-            raise
-        except BatonError as error:
-            return self._prefill_failure or self.decode_failure(error)
+            while answer.head is None and answer.error is None:
+                await answer
         except BaseException:
             self.abort()
             raise
-        return self._refusal(head) if head.status != 200 else None
+        if answer.head is not None:
+            return self._refusal(answer.head) if answer.head.status != 200 else None
+        assert answer.error is not None
+        if isinstance(answer.error, DeadlineExceeded):
+            self.abort()
+            raise answer.error
+        return self._prefill_failure or self.decode_failure(answer.error)
 
     def pour(self, tail: StreamTail) -> None:
         """The decode leg's bytes go to `tail` from now on, without a detour: every chunk comes this way."""

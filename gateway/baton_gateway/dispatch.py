@@ -22,7 +22,8 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
     """An attempt whose decode leg's head is there. Raises what the last route failed with."""
     parts.retries.earn()
     parts.resumes.earn()
-    route = await find_route(parts, job)
+    found = decide(parts, job)
+    route = found if isinstance(found, Route) else await find_route(parts, job)
     job.timeline.lap("route", parts.now())
     return await try_routes(parts, job, route)
 
@@ -32,7 +33,7 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
     while True:
         attempt = send(parts, job, route)
         try:
-            failure = await first_failure(parts, job, attempt)
+            failure = await attempt.failure()
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
@@ -47,21 +48,11 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
             give_up(parts, attempt)
             raise
+        finally:
+            parts.first_bytes.disarm(attempt)
         give_up(parts, attempt)
         job.timeline.lap("retry", parts.now())
         route = again
-
-
-async def first_failure(parts: Parts, job: Job, attempt: Attempt) -> Failure | None:
-    """What kept the attempt's head away. A stream's head comes with its first token, so it has a time of its own; that
-    of a whole answer comes with its last, when only the request's own deadline counts."""
-    if not job.asked.stream:
-        return await attempt.failure()
-    parts.first_bytes.arm(attempt)
-    try:
-        return await attempt.failure()
-    finally:
-        parts.first_bytes.disarm(attempt)
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:
@@ -125,9 +116,8 @@ def routed_tokens(workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> int:
 
 def held_blocks(parts: Parts, workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> dict[str, int]:
     held: dict[str, int] = {}
-    sizes = parts.registry.block_sizes
-    for block_tokens in sizes:
-        urls = [worker.url for worker in workers if len(sizes) == 1 or worker.info.block_tokens == block_tokens]
+    for block_tokens in parts.registry.block_sizes:
+        urls = [worker.url for worker in workers if worker.info.block_tokens == block_tokens]
         for url, keys in parts.index.held(prompt.keys(block_tokens), urls).items():
             held[url] = prompt.blocks_of(keys, block_tokens)
     return held
@@ -194,4 +184,8 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         parts.pairs.tried((url, route.decode.url), parts.now())
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
+    if job.asked.stream:
+        # A stream's head comes with its first token, so it has a time of its own; that of a whole answer comes with its
+        # last, when only the request's own deadline counts.
+        parts.first_bytes.arm(attempt)
     return attempt
