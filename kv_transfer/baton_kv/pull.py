@@ -14,7 +14,7 @@ from baton_wire.pb import control_pb2 as pb
 
 from . import session_pull as do
 from . import wire_form
-from .checksums import block_checksum, transfer_seed
+from .checksums import bind, block_digests, transfer_seed
 from .copy_plan import runs
 from .peer import Peer
 from .session_pull import PullSession
@@ -177,9 +177,11 @@ class Pull:
     async def _check(self, batch: list[do.Verify]) -> list[bool]:
         """Off the event loop when it would take long: xxhash lets go of the interpreter's lock."""
         views = [self._store.view(self.session.plan.block_ids[item.ordinal]) for item in batch]
-        check = partial(_matches, views, batch, self._seed)
         small = len(batch) * self._store.layout.block_bytes <= self._settings.inline_bytes
-        return check() if small else await asyncio.to_thread(check)
+        digests = block_digests(views) if small else await asyncio.to_thread(block_digests, views)
+        return [
+            bind(digest, self._seed, item.ordinal) == item.checksum for digest, item in zip(digests, batch, strict=True)
+        ]
 
     def _take_over(self, ordinals: list[int]) -> None:
         if ordinals and self.session.error is None:
@@ -197,6 +199,3 @@ class Pull:
         self._peer.transfers.pop(self.transfer_id, None)
         self._done.set_result(error)
 
-
-def _matches(views: list[memoryview], batch: list[do.Verify], seed: int) -> list[bool]:
-    return [block_checksum(view, seed, item.ordinal) == item.checksum for view, item in zip(views, batch, strict=True)]
