@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from baton_api.settings import setting
 
-TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "inproc")
+TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma", "inproc")
 
 
 @dataclass(frozen=True, slots=True)

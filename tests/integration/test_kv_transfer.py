@@ -34,7 +34,7 @@ needs_ucx = pytest.mark.skipif(
 )
 every = pytest.mark.parametrize(
     "transport",
-    ["inproc", "tcp", pytest.param("ucx/tcp", marks=needs_ucx), pytest.param("ucx/shm", marks=needs_ucx)],
+    ["inproc", "tcp", "cma", pytest.param("ucx/tcp", marks=needs_ucx), pytest.param("ucx/shm", marks=needs_ucx)],
 )
 SOURCE, TARGET = (5, 3, 9, 1, 7, 11, 2), (40, 41, 30, 31, 20, 21, 22)  # 100 tokens: 6 whole blocks and a partial one
 

@@ -131,7 +131,7 @@ class UcxLink:
     def send(self, tag: int, view: memoryview) -> asyncio.Future[None]:
         return self._submit(lambda data: self._endpoint.tag_send(data, self._ucxx.Tag(tag)), view)
 
-    def recv(self, tag: int, view: memoryview) -> asyncio.Future[None]:
+    def recv(self, tag: int, view: memoryview) -> asyncio.Future[Any]:
         return self._submit(lambda data: self._endpoint.tag_recv(data, self._ucxx.Tag(tag), self._ucxx.full_mask), view)
 
     def on_lost(self, heard: Callable[[str], None]) -> None:
