@@ -20,10 +20,11 @@ from baton_kv import pull
 from baton_kv.client import KvClient
 from baton_kv.settings import DecodeIdentity, KvSettings
 from baton_kv.transport import make_transport
+from baton_kv.transports import socket_link
 
 from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
 
-MATCHES = pull._matches
+DIGESTS = pull.block_digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,11 @@ class BatonPair:
 
 @contextmanager
 def checksums_of(on: bool) -> Iterator[None]:
-    """Off only in the control rounds that tell what checksums cost."""
-    pull._matches = MATCHES if on else (lambda views, batch, seed: [True] * len(batch))
+    """Off only in the control rounds that tell what checksums cost. The prefill process is told by `_tell`."""
+    for where in (pull, socket_link):
+        where.block_digests = DIGESTS if on else lambda views: [0] * len(views)
     try:
         yield
     finally:
-        pull._matches = MATCHES
+        for where in (pull, socket_link):
+            where.block_digests = DIGESTS

@@ -20,12 +20,12 @@ from baton_wire.pb import control_pb2_grpc as rpc
 
 from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
 
-CHECKSUMS = checksums.block_checksums
+DIGESTS = checksums.block_digests
 
 
-def no_checksums(views: list[memoryview], seed: int, first_ordinal: int) -> tuple[int, ...]:
+def no_digests(views: list[memoryview]) -> list[int]:
     """What a transfer without checksums would say; only the benchmark's control rounds use it."""
-    return (0,) * len(views)
+    return [0] * len(views)
 
 
 async def commands() -> asyncio.StreamReader:
@@ -49,7 +49,7 @@ async def main(transport: str, layout_name: str, descriptor: int) -> None:
     while line := await reader.readline():
         command = json.loads(line)
         if "open" in command:
-            setattr(send, "block_checksums", CHECKSUMS if command["checksums"] else no_checksums)  # noqa: B010
+            setattr(send, "block_digests", DIGESTS if command["checksums"] else no_digests)  # noqa: B010
             lease = server.open(command["open"], "ab" * 16, command["tokens"], 120.0, lambda _: None)
             blocks = range(-(-command["tokens"] // layout.block_tokens))
             lease.finish(blocks, [SampledToken(1)], PrefillTimeline(0.0, 0.0, 1, 0))
