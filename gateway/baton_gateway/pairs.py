@@ -1,8 +1,8 @@
 """Between which prefill and decode workers KV gets through badly or not at all: a circuit breaker per pair. Pure.
 
 Both workers may be well as the gateway sees them: it is the way between them that is not. Decode tells in its answer
-that a transfer was lost for lack of its peer, or how long it took. The pair then rests; after that one request at a time tries it again, and
-the others go on elsewhere until one has come through.
+that a transfer was lost for lack of its peer, or how long it took. The pair then rests; after that one request at a
+time tries it again, and the others go on elsewhere until one has come through.
 """
 
 from __future__ import annotations
