@@ -114,6 +114,12 @@ class NativeEngine:
     def stop_choice(self, request_id: str, choice: int) -> None:
         self._commands.put(partial(self._scheduler.stop_choice, request_id, choice))
 
+    def pause(self, request_id: str) -> None:
+        self._commands.put(partial(self._scheduler.pause, request_id))
+
+    def resume(self, request_id: str) -> None:
+        self._commands.put(partial(self._scheduler.resume, request_id))
+
     def abort(self, request_id: str) -> None:
         self._commands.put(partial(self._scheduler.abort, request_id))
 

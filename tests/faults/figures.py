@@ -209,6 +209,10 @@ def exit_s(rounds: Rounds) -> float:
     return max((round_.marks["exit"] - round_.marks["break"] for round_ in rounds), default=0.0)
 
 
+def injected(rounds: Rounds) -> float:
+    return sum(round_.marks.get("injected", 0.0) for round_ in rounds)
+
+
 def bad_exits(rounds: Rounds) -> float:
     return sum(code != 0 for round_ in rounds for code in round_.exits)
 

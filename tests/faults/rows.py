@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from . import figures
-from .story import Break, Cut, EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Story, Terminate, Wait
+from .story import Break, Cut, EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Shim, Story, Terminate, Wait
 
 SHORT = Load(streams=50, prompt_tokens=(40, 300), max_tokens=(16, 96))
 LONG = Load(streams=50, prompt_tokens=(700, 1400), max_tokens=(8, 32))
@@ -225,6 +225,20 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
             decode=1,
             network=True,
             wire=("--loss", "0.01", "--jitter", "0.05", "--rate", "10e6"),
+        ),
+        Story(
+            "u",
+            "UCX calls fail or stall at random: connection reset, endpoint timeout, I/O error, no memory",
+            (Wait(0.5, 1.0), Shim(6.0), Wait(2.0, 3.0), EndLoad()),
+            (
+                *ALWAYS,
+                NONE_FAILED,
+                Measure("UCX faults injected", "calls", figures.injected, 1, "higher"),
+                Measure("prompts prefilled on decode instead", "requests", figures.recomputed),
+            ),
+            SHORT,
+            transport="ucx/tcp",
+            shimmed=True,
         ),
         Story(
             "10p",

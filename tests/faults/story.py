@@ -144,6 +144,13 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Shim:
+    """UCX fails at random for so long (ucx_shim.c)."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """No new requests, and no further event before every stream has had a token: what is computed from now on is
     computed again. Counters are noted."""
@@ -159,7 +166,7 @@ class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Break | Cut | Hold | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Break | Cut | Shim | Hold | Restart | EndLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,4 +255,6 @@ class Story:
     may_break: bool = False
     breakable: bool = False  # decode workers are started so that Break can reach them
     network: bool = False  # every process in a network namespace of its own
+    transport: str = "tcp"
+    shimmed: bool = False  # workers are started so that Shim can reach them
     wire: tuple[str, ...] = ()  # support.bad_wire between prefill-0 and decode-0, with these options

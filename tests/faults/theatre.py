@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,6 +18,7 @@ from support.network import Network
 from support.processes import Child, Launch
 from support.stack import Stack
 
+from . import ucx_faults
 from .checker import check
 from .client import Crowd, references
 from .story import (
@@ -36,6 +35,7 @@ from .story import (
     Restart,
     Round,
     Seen,
+    Shim,
     Story,
     Terminate,
     Wait,
@@ -86,7 +86,7 @@ def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     directory.mkdir(parents=True, exist_ok=True)
     with _network(story) as network:
         launches = launches_of(story, directory, network)
-        fleet = {"prefill": story.prefill, "decode": story.decode, "launches": launches}
+        fleet = {"prefill": story.prefill, "decode": story.decode, "launches": launches, "transport": story.transport}
         with Stack.up(model, directory, **fleet, **changes) as stack:
             cases = cases_of(story.load, CASES_SEED)
             answers = references(stack.url, cases)
@@ -109,6 +109,9 @@ def launches_of(story: Story, directory: Path, network: Network | None) -> dict[
     """For the processes of a story that are not started as in production."""
     if story.breakable:
         return {name: breakable(directory / f"{name}.fault") for name in names(story) if name.startswith("decode")}
+    if story.shimmed:
+        library = ucx_faults.build(directory)
+        return {name: ucx_faults.launch(library, directory, seed) for seed, name in enumerate(names(story))}
     if network is None:
         return {}
     launches = {name: network.launch(name) for name in [*names(story), "gateway"]}
@@ -211,6 +214,14 @@ class Theatre:
                     self._down.append(name)
             case Cut():
                 self._cut(event, rng, marks)
+            case Shim(for_s):
+                folder = self.stack.processes.directory
+                already = _lines(folder / "told")
+                (folder / "on").touch()
+                marks["break"] = time.monotonic()
+                time.sleep(for_s)
+                (folder / "on").unlink()
+                marks["injected"] = _lines(folder / "told") - already
             case Hold():
                 crowd.end()
                 self._all_begun(crowd)
@@ -265,7 +276,7 @@ class Theatre:
         """Until the gateway knows every worker as ready."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
-            ready = self._samples("gateway", "baton_gateway_workers", 'state="ready"')
+            ready = self.stack.metric("gateway", "baton_gateway_workers", 'state="ready"')
             if ready == len(self.stack.workers):
                 return
             time.sleep(0.05)
@@ -286,7 +297,7 @@ class Theatre:
 
     def _worker(self, name: str) -> Held:
         info, child = self.stack.info(name), self.stack.workers[name]
-        leases = int(self._samples(name, "baton_kv_leases"))
+        leases = int(self.stack.metric(name, "baton_kv_leases"))
         load = info.load
         return Held(
             load.free_blocks,
@@ -302,32 +313,23 @@ class Theatre:
         """X1's numbers of the gateway; of each living worker, transfers and recomputes."""
         posts = 'route="/v1/completions"'
         found = {
-            "gateway requests": self._samples("gateway", "baton_gateway_requests_total", posts),
-            "gateway ok": self._samples("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
-            "gateway tokens": self._samples("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
-            "gateway in_flight": self._samples("gateway", "baton_gateway_in_flight") - 1,  # this very question
-            "gateway resumed": self._samples("gateway", "baton_gateway_resumes_total", 'outcome="resumed"'),
-            "retries": self._samples("gateway", "baton_gateway_retries_total"),
+            "gateway requests": self.stack.metric("gateway", "baton_gateway_requests_total", posts),
+            "gateway ok": self.stack.metric("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
+            "gateway tokens": self.stack.metric("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
+            "gateway in_flight": self.stack.metric("gateway", "baton_gateway_in_flight") - 1,  # this very question
+            "gateway resumed": self.stack.metric("gateway", "baton_gateway_resumes_total", 'outcome="resumed"'),
+            "retries": self.stack.metric("gateway", "baton_gateway_retries_total"),
         }
         for name in self.stack.workers:
             if name in self._down:
                 continue
             for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
                 label = f'source="{source}"'
-                found[f"{name} {source}"] = self._samples(name, "vllm:prompt_tokens_by_source_total", label)
+                found[f"{name} {source}"] = self.stack.metric(name, "vllm:prompt_tokens_by_source_total", label)
             if name.startswith("decode"):
-                found[f"{name} recomputes"] = self._samples(name, "baton_worker_kv_recomputes_total")
-                found[f"{name} pulled"] = self._samples(name, "baton_kv_transfers_total", 'side="decode"', "landed")
+                found[f"{name} recomputes"] = self.stack.metric(name, "baton_worker_kv_recomputes_total")
+                found[f"{name} pulled"] = self.stack.metric(name, "baton_kv_transfers_total", 'side="decode"', "landed")
         return found
-
-    def _samples(self, name: str, metric: str, *labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        child = self.stack.gateway if name == "gateway" else self.stack.workers[name]
-        assert child is not None
-        with urllib.request.urlopen(f"{child.url}/metrics", timeout=10) as response:
-            lines = response.read().decode().splitlines()
-        wanted = (line for line in lines if re.match(rf"{re.escape(metric)}[ {{]", line))
-        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted if all(label in line for label in labels))
 
     def _notices(self) -> Iterator[datetime]:
         """When decode workers wrote that a transfer failed."""
@@ -343,6 +345,10 @@ class Theatre:
     @staticmethod
     def _monotonic(at: datetime) -> float:
         return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def _moments(child: Child, *words: str) -> Iterator[datetime]:

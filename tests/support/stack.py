@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ class Stack:
         path.with_suffix(".new").write_bytes(fleet.to_json())
         path.with_suffix(".new").replace(path)
 
-    def start_gateway(self, **changes: Any) -> Child:
+    def start_gateway(self, *, name: str = "gateway", **changes: Any) -> Child:
+        """From now on `gateway`; an earlier one runs on."""
         settings = {
             "fleet_file": str(self.processes.directory / "fleet.json"),
             "model_path": str(self.model),
@@ -88,7 +90,7 @@ class Stack:
             **changes,
         }
         launch = self.launches.get("gateway", Launch())
-        self.gateway = self.processes.start("baton_gateway", "gateway", settings, launch)
+        self.gateway = self.processes.start("baton_gateway", name, settings, launch)
         return self.gateway
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
@@ -108,6 +110,15 @@ class Stack:
         )
         with urllib.request.urlopen(request, timeout=5) as response:
             return WorkerInfo.from_json(response.read())
+
+    def metric(self, name: str, metric: str, *labels: str) -> float:
+        """The sum of the samples of "gateway" or a worker that have these labels."""
+        child = self.gateway if name == "gateway" else self.workers[name]
+        assert child is not None
+        with urllib.request.urlopen(f"{child.url}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        wanted = (line for line in lines if re.match(rf"{re.escape(metric)}[ {{]", line))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted if all(label in line for label in labels))
 
     def wait_quiet(self, timeout_s: float = 15.0) -> None:
         """Until no live worker holds a block (I3); fails with what is left."""
