@@ -61,7 +61,7 @@ class Result:
     @property
     def faults(self) -> list[str]:
         """Outcomes that no fault excuses."""
-        return [told for told in self.outcomes if told.endswith(("WRONG TOKENS", "SHORT ANSWER", "HUNG", "500"))]
+        return [told for told in self.outcomes if told.endswith(("WRONG TOKENS", "SHORT ANSWER", "HUNG", "BUG", "500"))]
 
 
 @contextmanager
@@ -81,7 +81,8 @@ class Soak:
         self._plan, self._stack = plan, stack
         self._rng = random.Random(plan.seed)
         cases = cases_of(LOAD, 1)
-        self._visitors = Visitors(stack.url, cases, references(stack.url, cases), self._rng)
+        right = [answer.tokens for answer in references(stack.url, cases)]
+        self._visitors = Visitors(stack.url, cases, right, self._rng)
         self._per_s = 4.0
         self._began_s = 0.0
         self._ending = asyncio.Event()
