@@ -16,8 +16,8 @@ from faults.client import head_and
 Address = tuple[str, int]
 DRIBBLE_S = 1.0
 BODY = json.dumps(
-    {"model": "tiny", "prompt": list(range(3, 40)), "max_tokens": 200, "ignore_eos": True, "stream": True}
-    | {"logprobs": 5, "return_token_ids": True}
+    {"model": "tiny", "prompt": list(range(3, 40)), "max_tokens": 24, "ignore_eos": True, "stream": True}
+    | {"logprobs": 20, "return_token_ids": True}
 ).encode()
 
 
