@@ -19,7 +19,7 @@ from .access import KeyRing, request_id
 from .job import Parts, Visitor
 from .routing import pick
 from .strand import Strand
-from .telemetry import CONTENT_TYPE, label
+from .telemetry import CONTENT_TYPE, Numbers, label
 
 log = logging.getLogger("baton.gateway")
 MODEL_PREFIX = "/v1/models/"
@@ -36,9 +36,13 @@ class Handler:
 
 
 class App:
-    """`handle` is the server's handler. `draining` makes it not ready."""
+    """`handle` is the server's handler. `draining` makes it not ready; `neighbours` are the counters of other gateway
+    processes on this port."""
 
-    def __init__(self, parts: Parts, keys: KeyRing, created_s: int) -> None:
+    def __init__(
+        self, parts: Parts, keys: KeyRing, created_s: int, neighbours: Callable[[], list[Numbers]] = list
+    ) -> None:
+        self._neighbours = neighbours
         self._parts = parts
         self._keys = keys
         self._created_s = created_s
@@ -152,7 +156,7 @@ class App:
     async def _metrics(self, exchange: Exchange, visitor: Visitor) -> int:
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
-        exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
+        exchange.respond(200, self._parts.telemetry.exposition(self._neighbours()), content_type=CONTENT_TYPE)
         return 200
 
 
