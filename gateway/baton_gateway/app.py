@@ -20,7 +20,7 @@ from .described import described
 from .job import Parts, Visitor
 from .routing import pick
 from .strand import Strand
-from .telemetry import CONTENT_TYPE, label
+from .telemetry import CONTENT_TYPE, Numbers, label
 from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
@@ -38,9 +38,13 @@ class Handler:
 
 
 class App:
-    """`handle` is the server's handler. `draining` makes it not ready."""
+    """`handle` is the server's handler. `draining` makes it not ready; `neighbours` are the counters of other gateway
+    processes on this port."""
 
-    def __init__(self, parts: Parts, keys: KeyRing, created_s: int) -> None:
+    def __init__(
+        self, parts: Parts, keys: KeyRing, created_s: int, neighbours: Callable[[], list[Numbers]] = list
+    ) -> None:
+        self._neighbours = neighbours
         self._parts = parts
         self._keys = keys
         self._created_s = created_s
@@ -163,7 +167,7 @@ class App:
             self.vitals.take()
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
-        exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
+        exchange.respond(200, self._parts.telemetry.exposition(self._neighbours()), content_type=CONTENT_TYPE)
         return 200
 
 

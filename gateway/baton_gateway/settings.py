@@ -29,6 +29,7 @@ class GatewaySettings:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "TCP port; 0 takes a free one", low=0, high=65535)
     reuse_port: bool = setting(False, "SO_REUSEPORT, for several gateway processes on one port")
+    processes: int = setting(1, "gateway processes on the one port, started again when they die", low=1, high=64)
     secret_file: str = setting("", "file with the deployment's secret (at least 32 bytes)")
     auth: bool = setting(True, "whether /v1 needs an API key")
     api_keys: tuple[str, ...] = setting((), "API keys; one is generated and printed when there is none")
@@ -93,6 +94,9 @@ class GatewaySettings:
             raise SettingError("fleet_file", self.fleet_file, "does not go with discovery: kubernetes", fix)
         if self.prefix_keys == "text" and self.mode != "aggregated":
             raise SettingError("prefix_keys", "text", f"does not fit mode {self.mode}", "a transfer needs tokens")
+        if self.processes > self.max_in_flight:
+            fix = f"give at most max_in_flight, {self.max_in_flight}"
+            raise SettingError("processes", self.processes, "leaves some of them no request to serve", fix)
 
     @property
     def policy(self) -> Policy:

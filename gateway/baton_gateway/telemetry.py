@@ -26,6 +26,7 @@ Series = tuple[str, ...]
 """A metric's name, then its labels' values."""
 T = TypeVar("T")
 _FOLD_AT = 1024
+_SUMS = frozenset({"baton_gateway_in_flight"})  # gauges of which every process has its own part
 _ENDED, _TOKENS, _FIRST_TOKEN = range(3)
 
 
@@ -45,9 +46,11 @@ class Numbers:
         self.values: dict[Series, float] = {}
         self.histograms: dict[Series, list[float]] = {}
 
-    def add(self, other: Numbers) -> None:
+    def add(self, other: Numbers, gauges: frozenset[str]) -> None:
+        """Of the gauges only `gauges`: others are not sums."""
         for series, value in other.values.items():
-            self.values[series] = self.values.get(series, 0.0) + value
+            if BY_NAME[series[0]].kind == "counter" or series[0] in gauges:
+                self.values[series] = self.values.get(series, 0.0) + value
         for series, counts in other.histograms.items():
             mine = self.histograms.get(series)
             self.histograms[series] = (
@@ -71,6 +74,10 @@ class Telemetry(Collector):
         self._fold()
         self._numbers.values[("baton_gateway_in_flight",)] = self.in_flight
         return self._numbers
+
+    def go_on_from(self, before: Numbers) -> None:
+        """Counters of a process that this one replaces: they never go back. Gauges are not taken over."""
+        self._numbers.add(before, gauges=frozenset())
 
     def first_token(self, model: str, timeline: Timeline) -> None:
         """An answer's head came: its time to first token, and where it went."""
@@ -135,7 +142,7 @@ class Telemetry(Collector):
 
     def exposition(self, others: Iterable[Numbers] = ()) -> bytes:
         """Prometheus' text format, of this process and `others` together."""
-        return generate_latest(_Sum(self.numbers, *others))
+        return generate_latest(_Sum(self.numbers, others))
 
     def collect(self) -> Iterator[Family]:
         return families(self.numbers)
@@ -144,11 +151,13 @@ class Telemetry(Collector):
 class _Sum(CollectorRegistry):
     """Looks like a registry to generate_latest."""
 
-    def __init__(self, *parts: Numbers) -> None:
+    def __init__(self, own: Numbers, others: Iterable[Numbers]) -> None:
         super().__init__()
         self._sum = Numbers()
-        for numbers in parts:
-            self._sum.add(numbers)
+        self._sum.values = dict(own.values)
+        self._sum.histograms = dict(own.histograms)
+        for numbers in others:
+            self._sum.add(numbers, _SUMS)
 
     def collect(self) -> Iterator[Family]:
         return families(self._sum)
