@@ -28,6 +28,14 @@ def block_digests(blocks: Iterable[memoryview]) -> list[int]:
     return [xxhash.xxh3_64_intdigest(block) for block in blocks]
 
 
+def digest_as_it_lands(pieces: Iterable[memoryview]) -> int:
+    """The digest of a block whose pieces are landed one by one by the iterator: each is read while the cache has it."""
+    running = xxhash.xxh3_64()
+    for piece in pieces:
+        running.update(piece)
+    return running.intdigest()
+
+
 def bind(digest: int, seed: int, ordinal: int) -> int:
     """The checksum that is offered for the block with this digest in the place `ordinal` of a transfer."""
     return xxhash.xxh3_64_intdigest(_BOUND.pack(digest, seed, ordinal))

@@ -33,7 +33,7 @@ class Link(Protocol):
     def recv(self, tag: int, view: memoryview) -> asyncio.Future[int | None]:
         """Done when the message with `tag` is in `view`, which is exactly as long, or when an empty one came.
 
-        The result is the digest (checksums.block_digests) of what landed, or None where the caller is to take it.
+        The result is the digest (checksums.py) of what landed, or None where the caller is to take it.
         """
 
     def on_lost(self, heard: Callable[[str], None]) -> None:

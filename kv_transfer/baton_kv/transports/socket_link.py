@@ -17,18 +17,19 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from baton_api.errors import PeerLost
-from baton_kv.checksums import block_digests
+from baton_kv.checksums import digest_as_it_lands
 
 from . import cross_memory
 
 _HEADER = struct.Struct("<IIQQ")
 _DATA, _READ, _DONE = range(3)
 _LEND_BYTES = 64 << 10  # smaller blocks are sooner sent than asked for
+_PIECE_BYTES = 512 << 10  # read by the digest before it leaves the core's cache, its source beside it
 _READERS = min(4, os.cpu_count() or 1)
 
 Landing: TypeAlias = "asyncio.Future[int | None]"
@@ -166,16 +167,28 @@ class SocketLink:
         if kind == _READ and self._fetchers is not None and length:
             self._fetchers.submit(self._guard, lambda: self._fetch(tag, address, view, future))
         elif kind == _DATA:
-            self._fill(view[:length])
-            self._finish(future, _digest(view) if length else None)
+            digest = digest_as_it_lands(self._filled(view)) if length else None
+            self._finish(future, digest)
         else:
             raise PeerLost(f"message {tag} is of kind {kind}, which this link does not take")
 
     def _fetch(self, tag: int, address: int, view: memoryview, future: Landing) -> None:
         if self._lost is None:
-            cross_memory.read(self._peer_pid, address, view)
+            digest = digest_as_it_lands(self._copied(address, view))
             self._outbox.put((tag, None, None))
-            self._finish(future, _digest(view))
+            self._finish(future, digest)
+
+    def _copied(self, address: int, view: memoryview) -> Iterator[memoryview]:
+        for start in range(0, view.nbytes, _PIECE_BYTES):
+            piece = view[start : start + _PIECE_BYTES]
+            cross_memory.read(self._peer_pid, address + start, piece)
+            yield piece
+
+    def _filled(self, view: memoryview) -> Iterator[memoryview]:
+        for start in range(0, view.nbytes, _PIECE_BYTES):
+            piece = view[start : start + _PIECE_BYTES]
+            self._fill(piece)
+            yield piece
 
     def _fill(self, view: memoryview) -> None:
         """Reads until `view` is full. Raises PeerLost at the end of the stream."""
@@ -184,7 +197,3 @@ class SocketLink:
             if not count:
                 raise PeerLost("peer closed the link")
             view = view[count:]
-
-
-def _digest(view: memoryview) -> int:
-    return block_digests([view])[0]

@@ -36,7 +36,8 @@ log = logging.getLogger("baton.kv")
 _GREETING = b"baton-kv"
 _TAKEN = 1  # byte with which the listening side takes the link
 _PAUSE_S = 0.001  # uvloop's timers know no less
-_STALL_S = 0.05  # without a completion for so long a thread stops spinning
+_STALL_S = 0.05  # without a completion for so long a thread stops spinning, for a while: the machine is crowded
+_TRUCE_S = 0.5
 _LINGER_S = 0.005
 _SPIN_BYTES = 256 << 10  # waking up and going to sleep costs as much as some 100 KiB
 _LOOK_AHEAD = 16
@@ -122,6 +123,7 @@ class UcxLink:
         self._pending: deque[tuple[Any, asyncio.Future[None], Any]] = deque()
         self._spin_bytes = _SPIN_BYTES if negotiated == "ucx/shm" else sys.maxsize
         self._large = self._spinning = False
+        self._truce_until_s = 0.0
         self._poller: asyncio.Task[None] | None = None
         self._lost: str | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -176,7 +178,11 @@ class UcxLink:
 
     async def _pace(self, still_s: float) -> None:
         """Spins while large messages complete, and a moment longer: the next ones may be on their way."""
-        spin = self._large and self._lost is None and still_s < (_STALL_S if self._pending else _LINGER_S)
+        now_s = time.perf_counter()
+        if self._spinning and self._pending and still_s > _STALL_S:
+            self._truce_until_s = now_s + _TRUCE_S
+        wanted = self._large and self._lost is None and now_s >= self._truce_until_s
+        spin = wanted and (bool(self._pending) or still_s < _LINGER_S)
         if spin != self._spinning:
             self._spinning = spin
             await asyncio.to_thread(self._worker.spin, spin)
