@@ -76,9 +76,15 @@ def _resource(description: str, spec: type[Any], status: type[Any]) -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": _object(spec),
-            "status": _object(status),
+            "status": _status(status),
         },
     }
+
+
+def _status(cls: type[Any]) -> Schema:
+    schema = _object(cls)
+    schema["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    return schema
 
 
 def _at(schema: Schema, path: tuple[str, ...]) -> Schema:

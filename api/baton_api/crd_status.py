@@ -31,6 +31,7 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     SCALING = "Scaling"
     FEWER_WORKERS = "FewerWorkers"
+    CLEANING_UP = "CleaningUp"
     SETTLED = "Settled"
     AS_WANTED = "AsWanted"
     SCALE_CLAMPED = "ScaleClamped"

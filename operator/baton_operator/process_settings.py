@@ -21,7 +21,7 @@ from .model_source import model_source
 
 
 def worker_settings(model: Model, role: Role, pool: PoolSpec, revision: str) -> WorkerSettings:
-    """Of every worker of a role; its name and address come by the environment. Raises SettingError."""
+    """Of every worker of a role; its own name and address come by the environment and win. Raises SettingError."""
     spec, kv, engine = model.spec, model.spec.kv, model.spec.engine
     return WorkerSettings(
         worker_id=names.pool_name(model.metadata.name, role),
@@ -30,6 +30,7 @@ def worker_settings(model: Model, role: Role, pool: PoolSpec, revision: str) -> 
         model_name=model.name,
         revision=revision,
         host=names.LISTEN_HOST,
+        advertise_host=names.workers_service_name(model.metadata.name),
         port=names.WORKER_HTTP_PORT,
         control_port=names.WORKER_CONTROL_PORT,
         kv=PoolSettings(
@@ -68,6 +69,7 @@ def gateway_settings(model: Model) -> GatewaySettings:
         model_path=model_source(spec.source).path,
         discovery="kubernetes",
         model_name=model.metadata.name,
+        served_name=model.spec.served_name,
         namespace=model.metadata.namespace,
         host=names.LISTEN_HOST,
         port=names.GATEWAY_HTTP_PORT,

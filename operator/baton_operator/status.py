@@ -156,6 +156,9 @@ def _progressing(view: View) -> tuple[bool, Finding]:
     ready, wanted = view.gateway
     if ready < wanted:
         return True, (Reason.STARTING_GATEWAY, f"gateway Pods ready: {ready}/{wanted}")
+    leftovers = sorted(f"{action.kind.kind} {action.name}" for action in view.plan.actions if action.verb == "delete")
+    if leftovers:
+        return True, (Reason.CLEANING_UP, f"to be deleted: {', '.join(leftovers)}")
     return False, (Reason.SETTLED, "nothing is left to do")
 
 

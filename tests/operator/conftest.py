@@ -15,9 +15,7 @@ CRDS = Path(__file__).parents[2] / "deploy/crds"
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster_for(tmp_path_factory.mktemp("cluster")) as found:
-        found.kubectl("apply", "--server-side", "-f", str(CRDS))
-        found.kubectl("wait", "--for=condition=Established", "crd/models.baton.dev", "crd/pools.baton.dev")
+    with cluster_for(tmp_path_factory.mktemp("cluster"), CRDS) as found:
         yield found
 
 

@@ -53,6 +53,10 @@ class Cluster:
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def install(self, crds: Path) -> None:
+        self.kubectl("apply", "--server-side", "-f", str(crds))
+        self.kubectl("wait", "--for=condition=Established", "-f", str(crds))
+
     def start_controllers(self) -> None:
         """kube-controller-manager: Deployments, garbage collection, EndpointSlices, budgets."""
         assert self.plane is not None
@@ -81,10 +85,15 @@ class Cluster:
 
 
 @contextmanager
-def cluster_for(directory: Path) -> Iterator[Cluster]:
-    """Skips loudly when there is neither KUBECONFIG nor KUBE_ASSETS."""
+def cluster_for(directory: Path, crds: Path) -> Iterator[Cluster]:
+    """With the CRDs of a folder, there before the controllers: the garbage collector looks for new kinds every 30 s.
+
+    Skips loudly when there is neither KUBECONFIG nor KUBE_ASSETS.
+    """
     if given := os.environ.get("KUBECONFIG"):
-        yield Cluster(Path(given), None)
+        cluster = Cluster(Path(given), None)
+        cluster.install(crds)
+        yield cluster
         return
     assets = os.environ.get("KUBE_ASSETS", "")
     if not Path(assets, "kube-controller-manager").is_file():
@@ -93,15 +102,16 @@ def cluster_for(directory: Path) -> Iterator[Cluster]:
     (directory / "audit.json").write_text(json.dumps({**audit, "rules": [{"level": "Metadata"}]}))
     flags = (f"--audit-policy-file={directory}/audit.json", f"--audit-log-path={directory}/audit.log")
     plane = ControlPlane(Path(assets), directory, api_flags=flags)
-    cluster: Cluster | None = None
+    started: Cluster | None = None
     try:
         plane.up()
-        cluster = Cluster(plane.kubeconfig, plane)
-        cluster.start_controllers()
-        yield cluster
+        started = Cluster(plane.kubeconfig, plane)
+        started.install(crds)
+        started.start_controllers()
+        yield started
     finally:
-        if cluster is not None:
-            cluster.stop_controllers()
+        if started is not None:
+            started.stop_controllers()
         plane.down()
 
 

@@ -43,6 +43,7 @@ def test_the_reasons_of_conditions_are_frozen() -> None:
     """Dashboards, alerts and scripts name them: add, never rename."""
     assert sorted(reason.value for reason in Reason) == [
         "AsWanted",
+        "CleaningUp",
         "Creating",
         "FewerWorkers",
         "GatewayCrashing",

@@ -1,0 +1,334 @@
+"""The operator against the API server in this process: convergence from every crash point, faults, drift, quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from baton_operator import kinds
+from baton_operator.settings import OperatorSettings
+from support.fake_api import NAMESPACE, WRITES, FakeCluster
+from support.fake_watch import Asked
+from support.operators import condition, eventually, model, operator_settings, running, stripped
+
+Json = dict[str, Any]
+
+
+def settings_of(**changes: Any) -> OperatorSettings:
+    return operator_settings(watch_namespaces=(NAMESPACE,), **changes)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    fake = FakeCluster()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+def is_settled(cluster: FakeCluster, name: str = "m") -> bool:
+    raw = cluster.of(kinds.MODEL)[name]
+    ready, moving = condition(raw, "Ready"), condition(raw, "Progressing")
+    is_so = ready.get("status") == "True" and moving.get("status") == "False"
+    return is_so and ready["observedGeneration"] == raw["metadata"]["generation"]
+
+
+def state(cluster: FakeCluster) -> dict[str, Json]:
+    """Every object that the operator makes, and what it says of them; no Secret's content, no times."""
+    found = {}
+    for kind in kinds.CHILDREN:
+        for name, item in cluster.of(kind).items():
+            found[f"{kind.kind} {name}"] = stripped(item | {"kind": kind.kind})
+    for name, item in cluster.of(kinds.MODEL).items():
+        status = json.loads(json.dumps(item.get("status", {})))
+        for said in status.get("conditions", []):
+            said.pop("lastTransitionTime")
+        found[f"Model {name}"] = {"spec": item["spec"], "status": status}
+    return found
+
+
+async def settled(cluster: FakeCluster, timeout_s: float = 10.0) -> dict[str, Json]:
+    await eventually(lambda: is_settled(cluster), timeout_s, "the Model settled")
+    return state(cluster)
+
+
+async def quiet(cluster: FakeCluster, seconds: float = 0.3) -> int:
+    """Writes while nothing changes."""
+    before = len(cluster.writes)
+    await asyncio.sleep(seconds)
+    return len(cluster.writes) - before
+
+
+async def test_a_model_comes_up(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        found = await settled(cluster)
+    assert len(found) == 20
+    assert found["Model m"]["status"]["reason"] == "Serving"
+
+
+async def test_nothing_is_written_while_nothing_changes_nor_by_the_next_operator(cluster: FakeCluster) -> None:
+    cluster.create(kinds.MODEL, model("m", NAMESPACE))
+    async with running(cluster.access, settings_of(resync_s=1.0)):
+        await settled(cluster)
+        await quiet(cluster)
+        assert await quiet(cluster, 1.5) == 0
+    async with running(cluster.access, settings_of()) as second:
+        counted = second.telemetry.metrics.counter("baton_operator_reconciles_total", outcome="ok")
+        await eventually(lambda: counted._value.get() >= 1)
+        assert await quiet(cluster) == 0
+
+
+class Killed(BaseException):
+    """As a SIGKILL: nothing after it is done."""
+
+
+class KillAt:
+    """Ends the operator at its write number `number`, before the API server has seen it or after."""
+
+    def __init__(self, operator: Any, number: int, *, after: bool) -> None:
+        self._call, self._number, self._after = operator.api.call, number, after
+        self.writes = 0
+        self.died = asyncio.Event()
+        operator.api.call = self.call
+
+    async def call(self, method: str, path: str, **given: Any) -> Json:
+        if method not in WRITES:
+            return await self._call(method, path, **given)
+        self.writes += 1
+        if self.writes < self._number:
+            return await self._call(method, path, **given)
+        if self._after and self.writes == self._number:
+            await self._call(method, path, **given)
+        self.died.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def run_until(cluster: FakeCluster, number: int, after: bool, done: Callable[[], bool]) -> int:
+    """An operator that dies at its write `number`, or ends when `done`: the writes it began."""
+    async with running(cluster.access, settings_of()) as operator:
+        kill = KillAt(operator, number, after=after)
+        dead = asyncio.create_task(kill.died.wait())
+        try:
+            await eventually(lambda: dead.done() or done(), 10.0, "settled or dead")
+        finally:
+            dead.cancel()
+    return kill.writes
+
+
+PHASES: dict[str, tuple[Callable[[FakeCluster], Any], Callable[[FakeCluster], Any]]] = {
+    "create": (lambda cluster: None, lambda cluster: cluster.create(kinds.MODEL, model("m", NAMESPACE))),
+    "new revision": (
+        lambda cluster: cluster.create(kinds.MODEL, model("m", NAMESPACE, decode={"replicas": 2})),
+        lambda cluster: cluster.change(kinds.MODEL, "m", {"spec": {"kv": {"blockTokens": 32}}}),
+    ),
+    "scale": (
+        lambda cluster: cluster.create(kinds.MODEL, model("m", NAMESPACE)),
+        lambda cluster: cluster.change(kinds.MODEL, "m", {"spec": {"decode": {"replicas": 3}}}),
+    ),
+    "without prefill": (
+        lambda cluster: cluster.create(kinds.MODEL, model("m", NAMESPACE)),
+        lambda cluster: cluster.change(kinds.MODEL, "m", {"spec": {"mode": "aggregated"}}),
+    ),
+}
+
+
+async def begin(phase: str) -> FakeCluster:
+    """A cluster in the state from which the phase starts."""
+    cluster = FakeCluster()
+    await cluster.start()
+    before, _ = PHASES[phase]
+    before(cluster)
+    if cluster.of(kinds.MODEL):
+        async with running(cluster.access, settings_of()):
+            await settled(cluster)
+    return cluster
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(phase: str) -> None:
+    """Every write of the phase, before and after it reached the API server: the same objects in the end."""
+    _, change = PHASES[phase]
+    cluster = await begin(phase)
+    change(cluster)
+    writes = await run_until(cluster, 10**9, False, lambda: is_settled(cluster))
+    wanted = state(cluster)
+    await cluster.stop()
+    assert writes > 2
+    for number in range(1, writes + 1):
+        for after in (False, True):
+            cluster = await begin(phase)
+            change(cluster)
+            await run_until(cluster, number, after, lambda cluster=cluster: is_settled(cluster))  # type: ignore[misc]
+            async with running(cluster.access, settings_of()):
+                assert await settled(cluster) == wanted, f"killed at write {number}, after={after}"
+                await quiet(cluster, 0.05)
+            await cluster.stop()
+
+
+async def test_a_model_deleted_at_any_moment_of_its_making_leaves_nothing() -> None:
+    cluster = await begin("create")
+    PHASES["create"][1](cluster)
+    writes = await run_until(cluster, 10**9, False, lambda: is_settled(cluster))
+    await cluster.stop()
+    for number in range(1, writes + 1):
+        cluster = await begin("create")
+        PHASES["create"][1](cluster)
+        await run_until(cluster, number, True, lambda cluster=cluster: is_settled(cluster))  # type: ignore[misc]
+        async with running(cluster.access, settings_of()):
+            cluster.remove(kinds.MODEL, "m")
+
+            def nothing(cluster: FakeCluster = cluster) -> bool:
+                cluster.settle()
+                return not any(cluster.of(kind) for kind in (*kinds.CHILDREN, kinds.POD))
+
+            await eventually(nothing, what=f"nothing left after write {number}")
+        await cluster.stop()
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503, 504])
+async def test_every_write_may_fail_once_and_the_end_is_the_same(status: int) -> None:
+    cluster = await begin("create")
+    refused: set[str] = set()
+
+    def refuse(asked: Asked) -> tuple[int, list[tuple[str, str]]] | None:
+        place = f"{asked.method} {asked.path}"
+        if asked.method not in WRITES or place in refused:
+            return None
+        refused.add(place)
+        return status, [("retry-after", "0")] if status == 429 else []
+
+    cluster.refuse = refuse
+    async with running(cluster.access, settings_of()):
+        PHASES["create"][1](cluster)
+        found = await settled(cluster, 30.0)
+    assert len(found) == 20 and len(refused) > 19
+    await cluster.stop()
+
+
+async def test_retry_after_is_kept_to(cluster: FakeCluster) -> None:
+    cluster.refuse = lambda asked: (429, [("retry-after", "1")]) if asked.method == "PATCH" else None
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await eventually(lambda: any(asked.method == "PATCH" for asked in cluster.asked))
+        await asyncio.sleep(0.1)
+        before = len([asked for asked in cluster.asked if asked.method in WRITES])
+        await asyncio.sleep(0.5)
+        assert len([asked for asked in cluster.asked if asked.method in WRITES]) == before
+        cluster.refuse = lambda asked: None
+        await settled(cluster)
+
+
+async def test_what_the_api_server_refuses_for_good_is_said_and_not_repeated(cluster: FakeCluster) -> None:
+    def refuse(asked: Asked) -> tuple[int, list[tuple[str, str]]] | None:
+        return (422, []) if asked.method == "PATCH" and "/services/m-gateway" in asked.path else None
+
+    cluster.refuse = refuse
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await eventually(lambda: condition(cluster.of(kinds.MODEL)["m"], "Stalled").get("status") == "True")
+        ready = condition(cluster.of(kinds.MODEL)["m"], "Ready")
+        assert ready["reason"] == "RefusedByApiServer" and "Service m-gateway" in ready["message"]
+        await quiet(cluster)
+        asked = len([one for one in cluster.asked if one.method in WRITES])
+        await asyncio.sleep(0.5)
+        assert len([one for one in cluster.asked if one.method in WRITES]) == asked
+        assert "Deployment m-gateway" in state(cluster)
+
+
+DRIFT: list[tuple[kinds.Kind, str, Json]] = [
+    (kinds.SERVICE, "m-gateway", {"spec": {"ports": []}}),
+    (kinds.DEPLOYMENT, "m-gateway", {"spec": {"replicas": 0}}),
+    (kinds.CONFIG_MAP, "m-gateway", {"data": {"settings.json": "{}"}}),
+    (kinds.ROLE, "m-gateway", {"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
+    (kinds.POOL, "m-decode", {"metadata": {"labels": {"baton.dev/role": None}}}),
+    (kinds.SECRET, "m-secret", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
+    (kinds.NETWORK_POLICY, "m", {"spec": {"ingress": None}}),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "patch"), DRIFT, ids=[f"{kind.kind} {name}" for kind, name, _ in DRIFT])
+async def test_what_somebody_changes_or_deletes_comes_back(
+    cluster: FakeCluster, kind: kinds.Kind, name: str, patch: Json
+) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        wanted = await settled(cluster)
+        cluster.change(kind, name, patch)
+        await eventually(lambda: state(cluster) == wanted, what="as it was")
+        if kind is not kinds.SECRET:
+            cluster.remove(kind, name)
+            await eventually(lambda: state(cluster) == wanted, what="there again")
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+
+
+async def test_what_others_add_is_left_alone(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        added = {"metadata": {"annotations": {"other": "x"}, "labels": {"team": "a"}}, "spec": {"minReadySeconds": 3}}
+        cluster.change(kinds.DEPLOYMENT, "m-gateway", added)
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+        found = cluster.of(kinds.DEPLOYMENT)["m-gateway"]
+        assert found["metadata"]["labels"]["team"] == "a" and found["spec"]["minReadySeconds"] == 3
+
+
+async def test_a_secret_that_was_there_before_is_used_and_never_overwritten(cluster: FakeCluster) -> None:
+    own = {"kind": "Secret", "metadata": {"name": "m-api-key"}, "data": {"api-key": "b3du"}}
+    cluster.create(kinds.SECRET, own)
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+    found = cluster.of(kinds.SECRET)["m-api-key"]
+    assert found["data"] == own["data"] and not found["metadata"].get("ownerReferences")
+
+
+async def test_an_outage_stops_nothing_for_good(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        await cluster.stop()
+        cluster.change(kinds.MODEL, "m", {"spec": {"decode": {"replicas": 2}}})
+        await asyncio.sleep(0.5)
+        await cluster.start()
+        await eventually(lambda: is_settled(cluster) and "2/2" in str(cluster.of(kinds.MODEL)["m"]["status"]), 20.0)
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone", "mute"])
+async def test_watches_may_be_cut_expire_or_fall_silent(cluster: FakeCluster, fault: str) -> None:
+    async with running(cluster.access, settings_of(watch_silence_s=1.0)):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        if fault == "gone":
+            cluster.compact()
+            cluster.error_event(410)
+        cluster.mute = fault == "mute"
+        if fault == "cut":
+            cluster.end_watches()
+        cluster.change(kinds.MODEL, "m", {"spec": {"decode": {"replicas": 2}}})
+        await asyncio.sleep(0.2)
+        cluster.mute = False
+        await eventually(lambda: is_settled(cluster) and "2/2" in str(cluster.of(kinds.MODEL)["m"]["status"]), 20.0)
+
+
+async def test_a_model_that_cannot_be_served_says_why_and_what_serves_goes_on(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        before = await settled(cluster)
+        cluster.change(kinds.MODEL, "m", {"spec": {"engine": {"type": "vllm"}}})
+        await eventually(lambda: condition(cluster.of(kinds.MODEL)["m"], "Stalled").get("status") == "True")
+        ready = condition(cluster.of(kinds.MODEL)["m"], "Ready")
+        assert ready["reason"] == "NotSupported" and "spec.engine.type" in ready["message"]
+        now = state(cluster)
+        assert {name: item for name, item in now.items() if name != "Model m"} == {
+            name: item for name, item in before.items() if name != "Model m"
+        }
