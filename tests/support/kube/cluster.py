@@ -192,6 +192,13 @@ class Cluster:
         """A command beside the Pods, with KUBECONFIG and the binaries; its stdout."""
         return called(self.inside(started), self.environment, stdin, timeout_s)
 
+    def succeeds(self, *started: str, stdin: str | None = None) -> bool:
+        try:
+            self.run(*started, stdin=stdin)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
     @contextmanager
     def reach(self, namespace: str, service: str, port: int = 80) -> Iterator[str]:
         """A URL of the Service, by its DNS name, for commands started by `run`."""

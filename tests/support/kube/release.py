@@ -74,9 +74,14 @@ class Deployed:
         self.kubectl("apply", "-f", str(path))
 
     def until_ready(self, within_s: int = 180) -> None:
-        self.kubectl(
-            "wait", "--for=condition=Ready", f"model/{self.name}", f"--timeout={within_s}s", timeout_s=within_s + 10
-        )
+        """Raises CalledProcessError, with what the Model and its Pods say of themselves."""
+        waiting = ("wait", "--for=condition=Ready", f"model/{self.name}", f"--timeout={within_s}s")
+        try:
+            self.kubectl(*waiting, timeout_s=within_s + 10)
+        except subprocess.CalledProcessError as error:
+            error.add_note(self.kubectl("get", "models,pools,pods", "-o", "wide"))
+            error.add_note(self.kubectl("get", "events", "--sort-by=.lastTimestamp")[-2000:])
+            raise
 
     def get(self, kind: str, name: str = "") -> Any:
         return json.loads(self.kubectl("get", kind, *([name] if name else []), "-o", "json"))
@@ -94,8 +99,9 @@ class Deployed:
         return answers
 
     def pods(self, component: str) -> list[Any]:
-        """Of prefill, decode or gateway; those that are ending left out."""
-        labels = f"baton.dev/model={self.name},app.kubernetes.io/component={component}"
+        """Of prefill, decode, gateway or operator; those that are ending left out."""
+        labels = f"app.kubernetes.io/component={component}"
+        labels += "" if component == "operator" else f",baton.dev/model={self.name}"
         items = json.loads(self.kubectl("get", "pods", "-l", labels, "-o", "json"))["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
