@@ -41,7 +41,7 @@ def at_a_rate(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
             assert leaving is not None
             stack.wait_ready()
             service = Service([leaving, staying])
-            crowd = threading.Thread(target=lambda: asked.extend(asyncio.run(open_loop(service, cases, seed))))
+            crowd = threading.Thread(target=load, args=(service, cases, seed + number, asked))
             crowd.start()
             time.sleep(rng.uniform(1.5, 3.0))
             leaving.process.send_signal(signal.SIGTERM)
@@ -91,6 +91,10 @@ def is_ready(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.HTTPError, OSError):
         return False
+
+
+def load(service: Service, cases: Sequence[Case], seed: int, asked: list[Seen]) -> None:
+    asked += asyncio.run(open_loop(service, cases, seed))
 
 
 async def open_loop(service: Service, cases: Sequence[Case], seed: int) -> list[Seen]:

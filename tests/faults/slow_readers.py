@@ -24,7 +24,8 @@ OTHERS = Load(streams=6, prompt_tokens=(40, 100), max_tokens=(60, 100), whole_sh
 
 
 def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
-    """The same long answers, with large events, once read as fast as they come and once a byte a second."""
+    """The same long answers, with large events, once read as fast as they come and once a byte a second. Memory is that
+    of the last round: allocators grow in the first ones whatever the readers do."""
     rng, cases = random.Random(seed), cases_of(OTHERS, seed)
     itl_ms: dict[bool, list[float]] = {False: [], True: []}
     grown: dict[str, list[float]] = {"gateway": [], "decode-0": []}
@@ -34,7 +35,7 @@ def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
             readers = [Reader(stack, rng, slow) for _ in range(SLOW)]
             crowd = Crowd(stack.url, OTHERS, cases, seed + number)
             crowd.start()
-            time.sleep(6.0)
+            time.sleep(4.0)
             crowd.stop()
             if slow and number >= 0:
                 for name, kib in before.items():

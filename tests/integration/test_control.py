@@ -118,6 +118,23 @@ async def test_a_draining_worker_refuses_new_requests_and_finishes_the_running_o
     assert (await running).status == 200
 
 
+async def test_what_a_drain_has_no_time_for_is_handed_over(pair: Pair) -> None:
+    running = asyncio.ensure_future(pair.aggregated([5] * 40, max_tokens=1500, ignore_eos=True))
+    await until_running(pair)
+    async with channel(pair.decode) as open_channel:
+        reply = await WorkerStub(open_channel).Drain(pb.DrainRequest(budget_s=0.1))
+    assert reply.left == 1
+    answer = await running
+    assert (answer.status, answer.body["error"]["code"]) == (503, "draining")
+    assert answer.headers["x-request-dropped-reason"] == "draining"
+
+
+async def until_running(pair: Pair) -> None:
+    async with asyncio.timeout(10):
+        while not pair.decode.parts.engine.stats().running:
+            await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize("name", ["prefill-0", "decode-0"])
 def test_sigterm_ends_a_worker_after_its_streams(model: Path, tmp_path: Path, name: str) -> None:
     with Stack.up(model, tmp_path) as stack:
