@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
                 print(table(found, title), flush=True)
                 figures += found
     if asked.json:
-        Path(asked.json).write_text(json.dumps([as_bench_row(figure) for figure in figures], indent=1) + "\n")
+        write(Path(asked.json), [as_bench_row(figure) for figure in figures])
     missed = [figure for figure in figures if figure.met is False]
     print(f"{len(figures)} figures, {len(missed)} not met")
     return 1 if missed else 0
@@ -83,6 +84,21 @@ def table(figures: Sequence[Figure], title: str) -> str:
         met = {None: "", True: "met", False: "NOT MET"}[figure.met]
         lines.append(f"  {figure.name:<52} {figure.value:>10.3f} {figure.unit:<10} {bar:<18} {met}".rstrip())
     return "\n".join(lines)
+
+
+def write(path: Path, found: Sequence[dict[str, object]]) -> None:
+    """What was found replaces what the file says of these rows; the other rows stay."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    cases = {row["case"] for row in found}
+    rows = [row for row in before if row["case"] not in cases] + list(found)
+    path.write_text(json.dumps(sorted(rows, key=lambda row: order(str(row["case"]))), indent=1) + "\n")
+
+
+def order(case: str) -> tuple[int, str]:
+    """Rows by their number in the table; those without one last."""
+    name = case.removeprefix("row ")
+    digits = "".join(itertools.takewhile(str.isdigit, name))
+    return (int(digits) if digits else 10_000, name)
 
 
 def as_bench_row(figure: Figure) -> dict[str, object]:
