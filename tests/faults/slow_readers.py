@@ -12,10 +12,10 @@ from pathlib import Path
 
 from support.stack import Stack
 
+from .cases import cases_of
 from .client import Crowd, body_of, head_and
 from .figures import quantile
 from .story import Case, Figure, Load
-from .theatre import cases_of
 
 SLOW = 40
 ANSWER_TOKENS = 1200
