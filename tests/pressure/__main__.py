@@ -22,13 +22,14 @@ from .rounds import hostile_bodies, long_queue, slow_sockets
 
 WORKER = {"engine": {"max_running": 64, "max_requests": 4096}}
 WIDE = {"max_connections": 12_000, "max_connections_per_address": 12_000}
+LONG = {"max_tokenising": 10_000, "queue_ttl_s": 20.0}
 PARTS: dict[str, list[tuple[dict[str, Any], Callable[[Stack], Coroutine[Any, Any, list[Row]]]]]] = {
     "slow": [
         (WIDE, lambda stack: slow_sockets(stack, 2000, capped=False)),
         ({"max_connections_per_address": 256}, lambda stack: slow_sockets(stack, 2000, capped=True)),
     ],
     "queue": [
-        ({**WIDE, "max_in_flight": 64, "max_queued": 10_000}, lambda stack: long_queue(stack, 10_000)),
+        ({**WIDE, **LONG, "max_in_flight": 64, "max_queued": 10_000}, lambda stack: long_queue(stack, 10_000)),
         ({**WIDE, "max_in_flight": 64, "max_queued": 1024}, lambda stack: long_queue(stack, 10_000)),
     ],
     "bodies": [({}, hostile_bodies)],
