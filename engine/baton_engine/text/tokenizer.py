@@ -18,6 +18,7 @@ from baton_api.sampling import SamplingParams
 
 from .detokenise import Detokeniser
 from .output import ChoiceOutput
+from .pieces import PieceCache, cuts_are_safe
 from .template import ChatTemplate, load_templates
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -63,6 +64,12 @@ class Tokenizer:
         """With special tokens for a plain prompt; without for a rendered chat template, which has its own."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def piece_cache(self, max_chars: int) -> PieceCache | None:
+        """Remembers pieces of rendered chats (no special tokens added); None for a tokenizer that cannot be cut."""
+        if not cuts_are_safe(self._backend.to_str()):
+            return None
+        return PieceCache(partial(self.encode, add_special_tokens=False), max_chars)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
