@@ -60,7 +60,10 @@ def run(argv: Sequence[str]) -> int:
         if settings.auth and not keys:
             keys = [f"sk-{secrets.token_urlsafe(24)}"]
             say(api_key=keys[0])
-        ring, reader = KeyRing(keys if settings.auth else ()), ModelReader.load(Path(settings.model_path))
+        ring, reader = (
+            KeyRing(keys if settings.auth else ()),
+            ModelReader.load(Path(settings.model_path), settings.text_cache_chars),
+        )
         if settings.processes > 1:
             return _run_many(settings, secret, ring, reader)
         return _run_one(Gateway.of(settings, secret, ring, reader), lambda port: say(ready=True, port=port))
