@@ -16,7 +16,7 @@ from .settings import camel_case, parse, setting
 GROUP, VERSION, KIND = "baton.dev", "v1alpha1", "Model"
 API_VERSION = f"{GROUP}/{VERSION}"
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp")
+TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma")
 MAX_REPLICAS = 4096
 
 

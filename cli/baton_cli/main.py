@@ -25,7 +25,7 @@ from .view import View, complain, plain_console
 
 app = cyclopts.App(name="baton", help="Disaggregated LLM serving: prefill and decode in separate pools.")
 Output = Literal["table", "json"]
-Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp"]
+Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp", "cma"]
 Name = Annotated[str | None, Parameter(help="name of the deployment; default: the model's, or the one that runs")]
 
 
