@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH_CPU ?= 2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help install fix check test faults demo proto clean
+.PHONY: help install fix check test faults soak fuzz demo proto clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,14 @@ test: install  ## the whole suite, then the branch coverage of the pure modules
 TIMES ?= 10
 faults: install  ## every fault of the table against real processes under load, TIMES rounds each; the figures
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m faults --times $(TIMES) --json faults/results.json $(ARGS)
+
+MINUTES ?= 30
+soak: install  ## a real fleet under light load for MINUTES, workers killed now and then: memory, and what is left behind
+	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m soak --minutes $(MINUTES) $(ARGS)
+
+CASES ?= 1000000
+fuzz: install  ## schemathesis (5,000 cases and more), then CASES inputs to the HTTP parser beside h11
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzzing --inputs $(CASES) $(ARGS)
 
 demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo

@@ -89,9 +89,15 @@ class NotFound(BatonError):
 
 
 class MethodNotAllowed(BatonError):
+    """`allow` lists the methods that the path takes, as the header of that name does (RFC 9110 section 15.5.6)."""
+
     http_status = 405
     type = "invalid_request_error"
     reason = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class ClientTooSlow(BatonError):

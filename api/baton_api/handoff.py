@@ -30,7 +30,15 @@ class HandOff:
     on_prefill_failure: OnPrefillFailure = "recompute"
 
     def to_params(self) -> dict[str, Any]:
-        return {"dialect": DIALECT, **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+        return {
+            "dialect": DIALECT,
+            "leg": self.leg,
+            "transfer_id": self.transfer_id,
+            "salt": self.salt,
+            "deadline_s": self.deadline_s,
+            "ticket": self.ticket,
+            "on_prefill_failure": self.on_prefill_failure,
+        }
 
     @classmethod
     def from_params(cls, params: Any) -> HandOff:

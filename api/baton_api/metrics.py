@@ -59,6 +59,8 @@ WORKER = (
     Metric("vllm:request_prefill_time_seconds", "histogram", "Computing the prompt.", _MODEL, E2E_BUCKETS_S),
     Metric("baton_worker_requests_total", "counter", "Legs by kind and outcome reason.", ("leg", "outcome")),
     Metric("baton_worker_draining", "gauge", "1 while the worker drains."),
+    Metric("baton_worker_tasks", "gauge", "asyncio tasks alive."),
+    Metric("baton_worker_engine_failures_total", "counter", "Failed steps, and the engine's end.", ("what",)),
     Metric("baton_worker_kv_recomputes_total", "counter", "Prompts prefilled on decode, by why.", ("reason",)),
 )
 
@@ -76,6 +78,9 @@ KV = (
 GATEWAY = (
     Metric("baton_gateway_requests_total", "counter", "Requests by outcome.", ("route", "code", "reason")),
     Metric("baton_gateway_in_flight", "gauge", "Requests being served."),
+    Metric("baton_gateway_tasks", "gauge", "asyncio tasks alive."),
+    Metric("baton_gateway_connections", "gauge", "Client connections open."),
+    Metric("baton_gateway_unread_total", "counter", "Refused by the HTTP server before any route.", ("reason",)),
     Metric("baton_gateway_ttft_seconds", "histogram", "Time to first token at the gateway.", _MODEL, TTFT_BUCKETS_S),
     Metric("baton_gateway_e2e_seconds", "histogram", "Whole request at the gateway.", _MODEL, E2E_BUCKETS_S),
     Metric("baton_gateway_stage_seconds", "histogram", "Part of TTFT by stage.", ("stage",), TTFT_BUCKETS_S),

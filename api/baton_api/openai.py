@@ -9,12 +9,12 @@ and how far it is), and messages or prompt may then be absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import BadRequest
-from .openai_fields import known_fields
+from .openai_fields import INTERNAL, known_fields
 from .sampling import MAX_TOP_LOGPROBS, SamplingParams
 
 MAX_MESSAGES = 2048
@@ -26,14 +26,16 @@ MAX_CACHE_SALT_CHARS = 256
 TOKEN_ID_LIMIT = 2**31
 COMPLETION_MAX_TOKENS = 16
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MESSAGE_OFF: Mapping[str, Any] = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
-_KWARG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_RESERVED_KWARGS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_MESSAGE_USED = frozenset({"role", "content", "name"})
+MESSAGE_OFF: Mapping[str, Any] = {"refusal": None, "tool_calls": [], "function_call": None, "audio": None}
+BIAS_KEY = re.compile(r"0|[1-9][0-9]{0,9}")
+KWARG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+RESERVED_KWARGS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"})
 _INT_LIMIT = 2**63
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """One chat message; text parts are joined, `developer` has become `system` (chat templates know no other)."""
 
@@ -46,11 +48,13 @@ class Message:
         return {"role": self.role, "content": self.content, **named}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatRequest:
     """POST /v1/chat/completions. Log probabilities were asked for when `sampling.top_logprobs` is not None.
 
-    `return_token_ids` (vLLM's extension): every choice carries the ids of its tokens."""
+    `return_token_ids` (vLLM's extension): every choice carries the ids of its tokens. Never changed once made; not
+    frozen only because a frozen one costs 1 us more to build, on every request (Message and CompletionRequest too).
+    """
 
     model: str
     sampling: SamplingParams
@@ -65,7 +69,7 @@ class ChatRequest:
     emitted: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CompletionRequest:
     """POST /v1/completions, one prompt: text, or token ids; None only inside (then `prompt_token_ids` is set)."""
 
@@ -83,42 +87,114 @@ class CompletionRequest:
 
 def parse_chat(body: Any, *, internal: bool = False) -> ChatRequest:
     """The chat request in `body` (decoded JSON). Raises BadRequest."""
-    fields = known_fields(body, chat=True, internal=internal)
-    stream, include_usage = _stream(fields)
+    return chat_of(known_fields(body, chat=True, internal=internal))
+
+
+def parse_completion(body: Any, *, internal: bool = False) -> CompletionRequest:
+    """The completion request in `body` (decoded JSON). Raises BadRequest."""
+    return completion_of(known_fields(body, chat=False, internal=internal))
+
+
+def chat_of(fields: Mapping[str, Any]) -> ChatRequest:
+    """The chat request in `fields`, which `known_fields` gave. Raises BadRequest."""
+    options = _options(fields, _chat_options)
     token_ids = _token_ids(fields, "prompt_token_ids")
     return ChatRequest(
+        options.model,
+        _seeded(options.sampling, fields),
+        () if token_ids is not None and "messages" not in fields else _messages(fields),
+        options.stream,
+        options.include_usage,
+        options.template_kwargs,
+        options.return_token_ids,
+        options.cache_salt,
+        token_ids,
+        _get(fields, "kv_transfer_params", dict, None),
+        _get(fields, "emitted", str, None),
+    )
+
+
+def completion_of(fields: Mapping[str, Any]) -> CompletionRequest:
+    """The completion request in `fields`, which `known_fields` gave. Raises BadRequest."""
+    options = _options(fields, _completion_options)
+    token_ids = _token_ids(fields, "prompt_token_ids")
+    return CompletionRequest(
+        options.model,
+        _seeded(options.sampling, fields),
+        None if token_ids is not None and "prompt" not in fields else _prompt(fields),
+        options.stream,
+        options.include_usage,
+        options.return_token_ids,
+        options.cache_salt,
+        token_ids,
+        _get(fields, "kv_transfer_params", dict, None),
+        _get(fields, "emitted", str, None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a request says beside its text and its seed: few combinations, sent over and over."""
+
+    model: str
+    sampling: SamplingParams
+    stream: bool
+    include_usage: bool
+    template_kwargs: tuple[tuple[str, Any], ...]
+    return_token_ids: bool
+    cache_salt: str | None
+
+
+_NO_OPTION = frozenset({"messages", "prompt", "seed", *INTERNAL})
+_MAX_REMEMBERED = 1024
+_MAX_REMEMBERED_CHARS = 512
+_remembered: dict[tuple[Any, str], _Options] = {}
+
+
+def _options(fields: Mapping[str, Any], read: Callable[[Mapping[str, Any]], _Options]) -> _Options:
+    """What `read` makes of the options among `fields`, remembered by their wording: validating them is a quarter of
+    what a request costs the gateway. The wording (repr) tells 1, 1.0, True and "1" apart."""
+    given = {name: value for name, value in fields.items() if name not in _NO_OPTION}
+    key = (read, repr(given))
+    known = _remembered.get(key)
+    if known is None:
+        known = read(given)
+        if len(key[1]) <= _MAX_REMEMBERED_CHARS:
+            if len(_remembered) >= _MAX_REMEMBERED:
+                _remembered.clear()
+            _remembered[key] = known
+    return known
+
+
+def _chat_options(fields: Mapping[str, Any]) -> _Options:
+    stream, include_usage = _stream(fields)
+    return _Options(
         model=_model(fields),
         sampling=_sampling(fields, _max_tokens(fields), _chat_logprobs(fields)),
-        messages=() if token_ids is not None and "messages" not in fields else _messages(fields),
         stream=stream,
         include_usage=include_usage,
         template_kwargs=_template_kwargs(fields),
         return_token_ids=_get(fields, "return_token_ids", bool, False),
         cache_salt=_cache_salt(fields),
-        prompt_token_ids=token_ids,
-        kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),
-        emitted=_get(fields, "emitted", str, None),
     )
 
 
-def parse_completion(body: Any, *, internal: bool = False) -> CompletionRequest:
-    """The completion request in `body` (decoded JSON). Raises BadRequest."""
-    fields = known_fields(body, chat=False, internal=internal)
+def _completion_options(fields: Mapping[str, Any]) -> _Options:
     stream, include_usage = _stream(fields)
-    token_ids = _token_ids(fields, "prompt_token_ids")
     max_tokens = _max_tokens(fields)
-    return CompletionRequest(
+    return _Options(
         model=_model(fields),
         sampling=_sampling(fields, COMPLETION_MAX_TOKENS if max_tokens is None else max_tokens, _top_logprobs(fields)),
-        prompt=None if token_ids is not None and "prompt" not in fields else _prompt(fields),
         stream=stream,
         include_usage=include_usage,
+        template_kwargs=(),
         return_token_ids=_get(fields, "return_token_ids", bool, False),
         cache_salt=_cache_salt(fields),
-        prompt_token_ids=token_ids,
-        kv_transfer_params=_get(fields, "kv_transfer_params", dict, None),
-        emitted=_get(fields, "emitted", str, None),
     )
+
+
+def _seeded(sampling: SamplingParams, fields: Mapping[str, Any]) -> SamplingParams:
+    return replace(sampling, seed=_integer(fields, "seed", None)) if "seed" in fields else sampling
 
 
 def _model(fields: Mapping[str, Any]) -> str:
@@ -147,7 +223,6 @@ def _sampling(fields: Mapping[str, Any], max_tokens: int | None, top_logprobs: i
         frequency_penalty=_number(fields, "frequency_penalty", 0.0),
         repetition_penalty=_number(fields, "repetition_penalty", 1.0),
         logit_bias=_logit_bias(fields),
-        seed=_integer(fields, "seed", None),
         stop=_stop(fields),
         stop_token_ids=_token_ids(fields, "stop_token_ids", MAX_STOP_TOKEN_IDS) or (),
         ignore_eos=_get(fields, "ignore_eos", bool, False),
@@ -210,7 +285,7 @@ def _stream(fields: Mapping[str, Any]) -> tuple[bool, bool]:
 def _logit_bias(fields: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     biases = _get(fields, "logit_bias", dict, {})
     for key in biases:
-        if not (isinstance(key, str) and re.fullmatch(r"0|[1-9][0-9]{0,9}", key) and int(key) < TOKEN_ID_LIMIT):
+        if not (isinstance(key, str) and BIAS_KEY.fullmatch(key) and int(key) < TOKEN_ID_LIMIT):
             raise BadRequest("logit_bias keys must be token ids in decimal", param="logit_bias")
     return tuple((int(key), _number(biases, key, 0.0, "logit_bias")) for key in biases)
 
@@ -256,7 +331,7 @@ def _template_kwargs(fields: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
         raise BadRequest(f"chat_template_kwargs has {len(kwargs)} entries", param="chat_template_kwargs")
     for name, value in kwargs.items():
         where = f"chat_template_kwargs.{str(name)[:64]}"
-        if not (isinstance(name, str) and _KWARG_NAME.fullmatch(name)) or name in _RESERVED_KWARGS:
+        if not (isinstance(name, str) and KWARG_NAME.fullmatch(name)) or name in RESERVED_KWARGS:
             raise BadRequest(f"{where} is not a name a template may be given", param=where)
         if not isinstance(value, bool | int | float | str | None):
             raise BadRequest(f"{where} must be a string, number, boolean or null", param=where)
@@ -267,30 +342,29 @@ def _messages(fields: Mapping[str, Any]) -> tuple[Message, ...]:
     messages = _need(fields, "messages", list)
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise BadRequest(f"messages has {len(messages)} entries; 1 to {MAX_MESSAGES} are allowed", param="messages")
-    return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
+    return tuple([_message(message, f"messages[{i}]") for i, message in enumerate(messages)])
 
 
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
         raise BadRequest(f"{where} is not an object", param=where)
     for name, value in message.items():
-        if name not in ("role", "content", "name") and not (
-            name in _MESSAGE_OFF and (value is None or value == _MESSAGE_OFF[name])
-        ):
+        if name not in _MESSAGE_USED and not (name in MESSAGE_OFF and (value is None or value == MESSAGE_OFF[name])):
             at = f"{where}.{str(name)[:64]}"
             raise BadRequest(f"{at} is not supported here; leave it out", param=at, code="unsupported_value")
     role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise BadRequest(f"{where}.role must be one of {', '.join(_ROLES)}", param=f"{where}.role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRequest(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
     name = message.get("name")
     if name is not None and not isinstance(name, str):
         raise BadRequest(f"{where}.name must be a string", param=f"{where}.name")
-    return Message(_ROLES[role], _content(message.get("content"), role, f"{where}.content"), name)
+    content = message.get("content")
+    if type(content) is not str:
+        content = _joined(content, role, f"{where}.content")
+    return Message(ROLES[role], content, name)
 
 
-def _content(content: Any, role: str, where: str) -> str:
-    if isinstance(content, str):
-        return content
+def _joined(content: Any, role: str, where: str) -> str:
     if content is None and role == "assistant":
         return ""
     if not isinstance(content, list) or not 1 <= len(content) <= MAX_PARTS:

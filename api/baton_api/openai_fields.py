@@ -77,6 +77,12 @@ CHAT_OFF: Mapping[str, tuple[Any, ...]] = {
 }
 COMPLETION_OFF: Mapping[str, tuple[Any, ...]] = {**_OFF, "suffix": ("",), "add_special_tokens": (True,)}
 
+_USED = {
+    (chat, internal): (CHAT_USED if chat else COMPLETION_USED) | (INTERNAL if internal else frozenset())
+    for chat in (False, True)
+    for internal in (False, True)
+}
+
 
 def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
     """The fields of `body` that are used, without those that are null.
@@ -85,12 +91,12 @@ def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
     """
     if not isinstance(body, dict):
         raise BadRequest("the body is not a JSON object")
-    used = (CHAT_USED if chat else COMPLETION_USED) | (INTERNAL if internal else frozenset())
+    used = _USED[chat, internal]
     off = CHAT_OFF if chat else COMPLETION_OFF
     for name, value in body.items():
         if name not in used:
             _check_unused(name, value, off)
-    return {name: body[name] for name in body if name in used and body[name] is not None}
+    return {name: value for name, value in body.items() if value is not None and name in used}
 
 
 def _check_unused(name: Any, value: Any, off: Mapping[str, tuple[Any, ...]]) -> None:

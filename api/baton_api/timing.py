@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One named part of TTFT. `desc` carries what is not a duration (bytes, transport)."""
 
     name: str
@@ -61,13 +61,18 @@ class PullTimeline:
 def to_server_timing(spans: Iterable[Span]) -> str:
     """`queue;dur=1.250, transfer;dur=0.800;desc="524288 B ucx/tcp"`: milliseconds, as the W3C header has them."""
     return ", ".join(
-        f"{span.name};dur={span.duration_s * 1e3:.3f}" + (f';desc="{span.desc}"' if span.desc else "") for span in spans
+        [
+            f'{name};dur={duration_s * 1e3:.3f};desc="{desc}"' if desc else f"{name};dur={duration_s * 1e3:.3f}"
+            for name, duration_s, desc in spans
+        ]
     )
 
 
 def from_server_timing(value: str) -> tuple[Span, ...]:
     """Reads what `to_server_timing` wrote; entries it cannot read are left out (a foreign worker's header)."""
-    return tuple(span for part in value.split(",") if (span := _span(part.strip())) is not None)
+    if not value:
+        return ()
+    return tuple([span for part in value.split(",") if (span := _span(part.strip())) is not None])
 
 
 def _span(part: str) -> Span | None:

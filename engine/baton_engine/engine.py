@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 Command = Callable[[], None]
 KvSink = Callable[[Sequence[KvEvent]], None]
+FailureSink = Callable[[str], None]
 RETRY_AFTER_S = 1.0
+MAX_ALONE = 3
+"""So many requests of a failed step fail alone, one after the other, before the rest is not tried any more."""
 
 
 class NativeEngine:
@@ -64,6 +67,7 @@ class NativeEngine:
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._sinks: dict[str, Sink] = {}
         self._kv_sinks: list[KvSink] = []
+        self._failure_sinks: list[FailureSink] = []
         self._closing = False
         self._closed = asyncio.Event()
         self._awake_since_s: float | None = None
@@ -129,6 +133,9 @@ class NativeEngine:
     def on_kv_events(self, sink: KvSink) -> None:
         self._kv_sinks.append(sink)
 
+    def on_failure(self, sink: FailureSink) -> None:
+        self._failure_sinks.append(sink)
+
     def cached_keys(self) -> list[tuple[bytes, bytes | None]]:
         with self._lock:
             return self._pool.cached_keys()
@@ -153,6 +160,10 @@ class NativeEngine:
             sink = self._sinks.pop(request_id) if over else self._sinks[request_id]
             if not self._guarded(partial(sink, event)):
                 self.abort(request_id)
+
+    def _failed(self, what: str) -> None:
+        for sink in self._failure_sinks:
+            self._guarded(partial(sink, what))
 
     def _guarded(self, call: Callable[[], None]) -> bool:
         """A sink that raises costs its own request, not the others'."""
@@ -186,6 +197,7 @@ class NativeEngine:
         except Exception as error:
             log.exception("the engine stopped")
             reason = InternalError(f"the engine stopped: {error!r}")
+            self._tell(partial(self._failed, "stopped"))
         self._tell(partial(self._end, reason))
 
     def _take_commands(self, *, wait: bool) -> bool:
@@ -209,16 +221,40 @@ class NativeEngine:
         self._publish()
         if not step.work:
             return False
+        if (error := self._perform(step)) is not None:
+            self._tell(partial(self._failed, "step"))
+            self._find_guilty(step, error)
+        self._publish()
+        return True
+
+    def _perform(self, step: Step) -> Exception | None:
+        """Computes and commits a step. What it raised is returned without its frames, which hold tensors: after an
+        out-of-memory error they must be gone before anything else is tried."""
         try:
             results = self._compute(step)
         except Exception as error:
-            self._fail(step.request_ids, "step", error)
-        else:
-            with self._lock:
-                self._scheduler.commit(step, results, self._clock())
-            self._copy_blocks()
-        self._publish()
-        return True
+            log.exception("a step failed with %d requests in it", len(step.request_ids))
+            return error.with_traceback(None)
+        with self._lock:
+            self._scheduler.commit(step, results, self._clock())
+        self._copy_blocks()
+        return None
+
+    def _find_guilty(self, step: Step, error: Exception) -> None:
+        """Computes a failed step again in ever smaller parts: a part that was too large for the memory passes, and one
+        request that cannot be computed fails alone. When several in a row fail alone it is the device: all fail."""
+        parts, alone = [step], 0
+        while parts:
+            part = parts.pop(0)
+            if alone < MAX_ALONE:
+                if part is not step and self._perform(part) is None:
+                    alone = 0
+                    continue
+                if halves := part.halves():
+                    parts[:0] = halves
+                    continue
+                alone += 1
+            self._fail(part.request_ids, "step", error)
 
     def _compute(self, step: Step) -> list[list[SampledToken]]:
         slices = step.slices()

@@ -204,6 +204,10 @@ class Engine(Protocol):
     def on_kv_events(self, sink: Callable[[Sequence[KvEvent]], None]) -> None:
         """`sink` hears of every change of the prefix cache from now on, on the event loop's thread."""
 
+    def on_failure(self, sink: Callable[[str], None]) -> None:
+        """`sink` hears, on the event loop's thread, of every "step" that failed (once, whatever became of its parts),
+        and when the engine "stopped" for good."""
+
     def cached_keys(self) -> list[tuple[bytes, bytes | None]]:
         """A snapshot of the prefix cache: (key, parent key) with parents before children."""
 

@@ -3,10 +3,10 @@
 Order as vLLM's V1 sampler: min_tokens, logit_bias, penalties (repetition, then frequency and presence), temperature,
 min_p, top_k, top_p, draw. Log probabilities are of the raw logits.
 
-A draw depends on (seed, choice, position) and the row's logits alone: a keyed hash gives one uniform number, which is
-looked up in the cumulative distribution over the kept tokens in vocabulary order. That order, not the order of
-probability, because it is stable: the last bits of logits differ with the batch, and two nearly equal tokens that
-swap ranks would swap places in a sorted distribution, but move nothing here.
+A draw depends on (seed, choice, position) and the row's logits alone, by the Gumbel-max trick (arXiv:2110.01515): every
+token gets a Gumbel number by a keyed hash of its id, and the largest sum of logit and number wins. The last bits of
+logits differ with the batch; a draw then changes only when the two largest sums are that close. Looking one uniform
+number up in the cumulative distribution changes it at the edge of any token: about 3e-5 a draw, seen in tests.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from .batch import Draw
 
 CACHED_ELEMENTS = 1 << 16
 """On a CPU, so many logits are sampled at a time: their temporaries stay in its cache (twice as fast as 2^20)."""
+MOST_EXPONENTIAL = 30.0
+"""Instead of infinity, where a uniform number rounds up to 1."""
 FIRST_CANDIDATES = 512
 """How many of the likeliest tokens are sorted at first; all of them only when these do not hold top_p or min_p."""
 
@@ -50,10 +52,34 @@ def is_plain(params: SamplingParams) -> bool:
     return params.greedy and params.top_logprobs is None and not _changes_logits(params)
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1) with 53 random bits that depends on the arguments only, on any machine."""
-    key = struct.pack("<qqq", seed, choice, position)
-    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
+def gumbels(keys: Sequence[tuple[int, int]], vocab: int, device: torch.device) -> Tensor:
+    """[keys, vocab] float32: a Gumbel(0, 1) number per key and token id, the same on any machine but for the last bits
+    of two logarithms.
+
+    The integer hash is two rounds of multiply and xor-shift (the constants are of the "lowbias32" hash, by the Hash
+    Prospector search) in wrapping int32, with a word of the key added in front of each.
+    """
+    words = torch.tensor(keys, dtype=torch.int32, device=device)
+    bits = torch.arange(vocab, dtype=torch.int32, device=device) * _signed(0x9E3779B9) ^ words[:, :1]
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits ^= (bits >> shift) & (0xFFFFFFFF >> shift)
+        bits *= _signed(factor)
+        bits += words[:, 1:]
+    bits ^= (bits >> 16) & 0xFFFF
+    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)  # float: finest next to 0, where the winners are
+    return uniform.neg_().log1p_().neg_().clamp_(max=MOST_EXPONENTIAL).log_().neg_()
+
+
+def draw_key(seed: int, choice: int, position: int) -> tuple[int, int]:
+    """Two signed 32-bit words that depend on the arguments only, on any machine."""
+    packed = struct.pack("<qqq", seed, choice, position)
+    first, second = struct.unpack("<ii", hashlib.blake2b(packed, digest_size=8).digest())
+    return first, second
+
+
+def _signed(word: int) -> int:
+    """A 32-bit word as the int32 of the same bits."""
+    return word - (1 << 32) if word >= 1 << 31 else word
 
 
 def kept_tokens(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -160,28 +186,25 @@ def _choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 
 def _sample(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Inverse transform sampling: the first token whose cumulative weight exceeds uniform x total."""
+    """Gumbel-max over what the filters leave."""
     temperatures = torch.tensor([[draw.params.temperature] for draw in draws], device=logits.device)
-    best = logits.amax(1, keepdim=True)
-    scaled = (logits - best) / temperatures
-    weights = scaled.exp()
+    scores = (logits - logits.amax(1, keepdim=True)) / temperatures
     filtered = [i for i, draw in enumerate(draws) if _filters(draw.params)]
     if filtered:
-        weights[filtered] *= kept_tokens(scaled[filtered], [draws[i] for i in filtered])
-    cumulative = weights.cumsum(1, dtype=torch.float64)
-    points = torch.tensor([[_uniform_of(draw)] for draw in draws], dtype=torch.float64, device=logits.device)
-    totals = cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, points * totals, right=True)
-    # A row without a usable total, or a point rounded up to it, takes its likeliest token: it may not fail the others.
-    usable = totals.isfinite() & (totals > 0) & (found < logits.shape[1])
+        some = scores[filtered]
+        scores[filtered] = some.masked_fill_(~kept_tokens(some, [draws[i] for i in filtered]), -math.inf)
+    scores += gumbels([_key_of(draw) for draw in draws], logits.shape[1], logits.device)
+    found = _best(scores)[:, None]
+    # A row whose scores are no numbers takes its likeliest token: it may not fail the others.
+    usable = scores.gather(1, found).isfinite()
     tokens: list[int] = torch.where(usable, found, _best(logits)[:, None]).flatten().tolist()
     return tokens
 
 
-def _uniform_of(draw: Draw) -> float:
+def _key_of(draw: Draw) -> tuple[int, int]:
     if draw.params.seed is None:
         raise InternalError("a request reached the sampler without a seed")
-    return uniform(draw.params.seed, draw.choice, len(draw.output))
+    return draw_key(draw.params.seed, draw.choice, len(draw.output))
 
 
 def _filters(params: SamplingParams) -> bool:

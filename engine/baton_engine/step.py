@@ -39,6 +39,17 @@ class Step:
     def request_ids(self) -> set[str]:
         return {work.sequence.job.request.request_id for work in self.work}
 
+    def halves(self) -> tuple[Step, ...]:
+        """The requests of this step in two steps, to find out which of them breaks it; none when it has only one."""
+        order = list(dict.fromkeys(work.sequence.job.request.request_id for work in self.work))
+        if len(order) < 2:
+            return ()
+        first = frozenset(order[: len(order) // 2])
+        sides: tuple[list[Work], list[Work]] = ([], [])
+        for work in self.work:
+            sides[work.sequence.job.request.request_id not in first].append(work)
+        return Step(tuple(sides[0])), Step(tuple(sides[1]))
+
     def slices(self) -> list[Slice]:
         return [work.to_slice() for work in self.work]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from baton_api.errors import NoCapacity, Overloaded
 
@@ -13,7 +11,7 @@ RETRY_AFTER_S = 1.0
 
 
 class Admission:
-    """`slot()` holds one of `max_in_flight` slots. The codes of its refusals are llm-d's drop reasons."""
+    """`try_enter` or `enter`, then `leave`. The codes of its refusals are llm-d's drop reasons."""
 
     def __init__(self, max_in_flight: int, max_queued: int, ttl_s: float) -> None:
         self._max_in_flight = max_in_flight
@@ -22,19 +20,17 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self.in_flight = 0
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Raises Overloaded (429) when the queue is full, NoCapacity (503) when its wait is over."""
+    def try_enter(self) -> bool:
+        """Takes one of `max_in_flight` slots if one is free."""
         if self.in_flight < self._max_in_flight:
             self.in_flight += 1
-        else:
-            await self._wait()
-        try:
-            yield
-        finally:
-            self._give_back()
+            return True
+        return False
 
-    async def _wait(self) -> None:
+    async def enter(self) -> None:
+        """Waits for a slot. Raises Overloaded (429) when the queue is full, NoCapacity (503) when its wait is over."""
+        if self.try_enter():
+            return
         if len(self._waiting) >= self._max_queued:
             raise Overloaded(
                 f"{self.in_flight} requests are running and {len(self._waiting)} wait",
@@ -44,20 +40,19 @@ class Admission:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(self._ttl_s):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._give_back()  # the slot came in the same moment
-            elif turn in self._waiting:
+            await asyncio.wait((turn,), timeout=self._ttl_s)
+        except BaseException:
+            if turn.done():
+                self.leave()  # the slot came in the same moment
+            else:
                 self._waiting.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise NoCapacity(
-                    f"no slot in {self._ttl_s:g} s", code="rejected-ttl-expired", retry_after_s=RETRY_AFTER_S
-                ) from None
             raise
+        if not turn.done():
+            self._waiting.remove(turn)
+            raise NoCapacity(f"no slot in {self._ttl_s:g} s", code="rejected-ttl-expired", retry_after_s=RETRY_AFTER_S)
 
-    def _give_back(self) -> None:
+    def leave(self) -> None:
+        """The slot is the next one's in the queue, else free."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

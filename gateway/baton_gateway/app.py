@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,9 +16,12 @@ from baton_wire.sse import format_event
 
 from . import flow, text_routes
 from .access import KeyRing, request_id
+from .described import described
 from .job import Parts, Visitor
 from .routing import pick
+from .strand import Strand
 from .telemetry import CONTENT_TYPE, label
+from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MODEL_PREFIX = "/v1/models/"
@@ -42,61 +44,70 @@ class App:
         self._parts = parts
         self._keys = keys
         self._created_s = created_s
+        self._document = described(parts.settings.metrics_need_key)
         self.draining = False
+        self.vitals: Vitals | None = None  # of the process, once it listens
         generate = Handler(self._generate)
         self.routes: dict[str, tuple[str, Handler]] = {
-            flow.CHAT_PATH: ("POST", generate),
-            "/v1/completions": ("POST", generate),
+            **dict.fromkeys(flow.ROUTES, ("POST", generate)),
             "/tokenize": ("POST", Handler(self._tokenize)),
             "/detokenize": ("POST", Handler(self._detokenize)),
             "/v1/models": ("GET", Handler(self._models)),
             MODEL_PREFIX: ("GET", Handler(self._model)),
+            "/openapi.json": ("GET", Handler(self._openapi, needs_key=False)),
             "/health": ("GET", Handler(self._health, needs_key=False)),
             "/ready": ("GET", Handler(self._ready, needs_key=False)),
             "/metrics": ("GET", Handler(self._metrics, needs_key=parts.settings.metrics_need_key)),
         }
 
-    async def handle(self, exchange: Exchange) -> None:
-        """One request, counted; a client that leaves cancels it."""
-        task = asyncio.current_task()
-        assert task is not None
-        exchange.on_gone(lambda: _cancel(task))
-        telemetry, start_s = self._parts.telemetry, self._parts.now()
-        visitor = Visitor("", request_id(exchange.headers, self._parts.draw(12).hex()))
-        route, outcome = "unknown", (499, "client_gone")
-        telemetry.move("baton_gateway_in_flight", 1)
+    def handle(self, exchange: Exchange) -> None:
+        """One request; a client that leaves cancels it."""
+        strand = Strand()
+        exchange.on_gone(strand.cancel)
+        strand.start(self._answer(exchange, strand))
+
+    async def _answer(self, exchange: Exchange, strand: Strand) -> None:
+        parts = self._parts
+        telemetry, start_s = parts.telemetry, parts.now()
+        visitor = Visitor("", request_id(exchange.headers, parts.draw), strand)
+        route, status, reason = "unknown", 499, "client_gone"
+        telemetry.count("baton_gateway_in_flight")
         try:
             route, handler = self._find(exchange)
             if handler.needs_key:
-                visitor = Visitor(self._keys.tenant(exchange.headers), visitor.request_id)
+                visitor.tenant = self._keys.tenant(exchange.headers)
             status = await handler.serve(exchange, visitor)
-            outcome = (status, "ok" if status == 200 else "from_worker")
+            reason = "ok" if status == 200 else "from_worker"
+            if not exchange.ended and not exchange.gone:
+                raise RuntimeError("the handler returned without an answer")
         except BatonError as error:
-            outcome = (error.http_status, label(error.code or error.reason))
+            status, reason = error.http_status, label(error.code or error.reason)
             refuse(exchange, error, visitor.request_id)
         except Exception:
-            outcome = (500, "internal")
+            status, reason = 500, "internal"
             log.exception("request %s failed", visitor.request_id)
             refuse(exchange, InternalError(f"internal error (request {visitor.request_id})"), visitor.request_id)
         finally:
-            telemetry.move("baton_gateway_in_flight", -1)
-            telemetry.count("baton_gateway_requests_total", route, str(outcome[0]), outcome[1])
-            if outcome[0] != 200:
-                log.info("request %s: %s %d %s", visitor.request_id, route, *outcome)
-            if outcome[0] == 499:
+            telemetry.count("baton_gateway_in_flight", amount=-1)
+            telemetry.count("baton_gateway_requests_total", route, str(status), reason)
+            if status != 200:
+                log.info("request %s: %s %d %s", visitor.request_id, route, status, reason)
+            if status == 499:
                 telemetry.count("baton_gateway_client_aborts_total")
-            elif outcome[0] == 200 and route.startswith("/v1/") and exchange.method == "POST":
-                telemetry.observe("baton_gateway_e2e_seconds", self._parts.now() - start_s, self._parts.registry.model)
+            elif status == 200 and route in flow.ROUTES:
+                telemetry.observe("baton_gateway_e2e_seconds", parts.now() - start_s, parts.registry.model)
 
     def _find(self, exchange: Exchange) -> tuple[str, Handler]:
         path = exchange.path
-        if path.startswith(MODEL_PREFIX) and path != MODEL_PREFIX:
+        found = self.routes.get(path)
+        if found is None or path == MODEL_PREFIX:
+            if not path.startswith(MODEL_PREFIX) or path == MODEL_PREFIX:
+                raise NotFound(f"{exchange.method} {exchange.path[:128]} is not served here")
             path = MODEL_PREFIX
-        elif path == MODEL_PREFIX or path not in self.routes:
-            raise NotFound(f"{exchange.method} {exchange.path[:128]} is not served here")
-        method, handler = self.routes[path]
+            found = self.routes[path]
+        method, handler = found
         if exchange.method != method:
-            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only")
+            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only", allow=method)
         return path, handler
 
     async def _generate(self, exchange: Exchange, visitor: Visitor) -> int:
@@ -130,6 +141,10 @@ class App:
             "max_model_len": max(lengths, default=None),
         }
 
+    async def _openapi(self, exchange: Exchange, visitor: Visitor) -> int:
+        exchange.respond(200, self._document, [("x-request-id", visitor.request_id)])
+        return 200
+
     async def _health(self, exchange: Exchange, visitor: Visitor) -> int:
         return _say(exchange, {"status": "ok"}, visitor)
 
@@ -148,6 +163,8 @@ class App:
         return _say(exchange, {"status": "ready", "workers": len(workers)}, visitor)
 
     async def _metrics(self, exchange: Exchange, visitor: Visitor) -> int:
+        if self.vitals is not None:
+            self.vitals.take()
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
         exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
@@ -162,8 +179,6 @@ def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
         exchange.abort()
         return
     headers = [*error_headers(error), ("x-request-id", request_id)]
-    if error.code is not None and error.code.startswith("rejected-"):
-        headers.append(("x-request-dropped-reason", error.code))
     if error.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
     exchange.respond(error.http_status, body, headers)
@@ -172,7 +187,3 @@ def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
 def _say(exchange: Exchange, answer: object, visitor: Visitor) -> int:
     exchange.respond(200, json.dumps(answer).encode(), [("x-request-id", visitor.request_id)])
     return 200
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
 from baton_api.routing import Route, WorkerView
 from baton_wire.http_client import HttpClient, RelayHandle
 
-from .registry import Registry
+from .events import StreamTail
+from .registry import Booking, Registry
 from .relay import Answer, Head
 
 # A prefill worker that says so took nothing on. Any other failure of it reaches decode through the KV session, which
@@ -22,8 +22,7 @@ _DEATHS = frozenset({"connect_failed", "connection_lost", "worker_lost", "draini
 _WORTH_ANOTHER = frozenset({429, 500, 502, 503})
 
 
-@dataclass(frozen=True, slots=True)
-class LegRequest:
+class LegRequest(NamedTuple):
     """`tokens` is the load it books on its worker."""
 
     url: str
@@ -55,22 +54,24 @@ class Failure:
 class Attempt:
     """Sends both legs at once on construction. In the end `finish`, or `abort`, which breaks off what still runs."""
 
+    __slots__ = (
+        "_load", "_prefill", "_prefill_failure", "_prefill_load", "_prefill_running", "answer", "decode", "route"
+    )  # fmt: skip
+
     def __init__(
         self, client: HttpClient, registry: Registry, route: Route, decode: LegRequest, prefill: LegRequest | None
     ) -> None:
         self.route = route
         self.answer = Answer()
-        self._loads = ExitStack()
         self._prefill_failure: Failure | None = None
-        self._prefill_load = ExitStack()
         self._prefill_running = prefill is not None
-        self._legs: list[RelayHandle] = []
+        self._prefill: RelayHandle | None = None
+        self._prefill_load: Booking | None = None
         if prefill is not None:
-            self._prefill_load.enter_context(registry.load(prefill.url, prefill.tokens))
-            self._legs.append(_send(client, prefill, Answer(self._prefill_ended)))
-        self._loads.enter_context(registry.load(decode.url, decode.tokens))
+            self._prefill_load = registry.load(prefill.url, prefill.tokens)
+            self._prefill = _send(client, prefill, Answer(self._prefill_ended))
+        self._load = registry.load(decode.url, decode.tokens)
         self.decode = _send(client, decode, self.answer)
-        self._legs.append(self.decode)
 
     @property
     def head(self) -> Head:
@@ -79,23 +80,34 @@ class Attempt:
             raise self.answer.error or WorkerProtocolError("no answer came", code="bad_answer")
         return self.answer.head
 
-    async def failure(self, timeout_s: float | None) -> Failure | None:
+    async def failure(self) -> Failure | None:
         """Waits for the decode leg's head; None when there is an answer to pass on.
 
-        Raises DeadlineExceeded when no head came in time. Aborts when cancelled.
+        Raises DeadlineExceeded when `expire` was called before. Aborts when cancelled.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                head = await self.answer.wait_head()
-        except TimeoutError:
+            head = await self.answer.wait_head()
+        except DeadlineExceeded:
             self.abort()
-            raise DeadlineExceeded(f"no first token in {timeout_s:g} s", code="first_byte_timeout") from None
+            raise
         except BatonError as error:
             return self._prefill_failure or self.decode_failure(error)
         except BaseException:
             self.abort()
             raise
-        return self._refusal(head)
+        return self._refusal(head) if head.status != 200 else None
+
+    def pour(self, tail: StreamTail) -> None:
+        """The decode leg's bytes go to `tail` from now on, without a detour: every chunk comes this way."""
+        tail.failed = self.answer.on_error
+        self.decode.on_data = tail.pour
+        self.answer.pour(tail.pour)
+
+    def expire(self, after_s: float) -> None:
+        """No head came in time."""
+        if self.answer.head is None:
+            error = DeadlineExceeded(f"no first token in {after_s:g} s", code="first_byte_timeout")
+            self.answer.on_error(error)
 
     def _refusal(self, head: Head) -> Failure | None:
         if head.status in (401, 403):
@@ -104,8 +116,7 @@ class Attempt:
             return self.decode_failure(error)
         if head.status not in _WORTH_ANOTHER:
             return None
-        error = WorkerProtocolError(f"the worker answered {head.status}", code=f"status_{head.status}")
-        return self.decode_failure(error)
+        return self.decode_failure(WorkerProtocolError(f"the worker answered {head.status}", code=refusal(head)))
 
     def decode_failure(self, error: BatonError) -> Failure:
         return Failure("decode", self.route.decode, error.code or error.reason, error)
@@ -113,10 +124,10 @@ class Attempt:
     def _prefill_ended(self, prefill: Answer) -> None:
         """Frees its booked load, and stops the decode leg's wait when prefill never took the request on."""
         self._prefill_running = False
-        self._prefill_load.close()
+        self._free_prefill()
         if prefill.head is not None and prefill.head.status in _NOT_TAKEN:
-            status = prefill.head.status
-            self._prefill_failed(WorkerProtocolError(f"prefill answered {status}", code=f"status_{status}"))
+            answered = f"prefill answered {prefill.head.status}"
+            self._prefill_failed(WorkerProtocolError(answered, code=refusal(prefill.head)))
         elif prefill.error is not None and prefill.error.code == "connect_failed":
             self._prefill_failed(prefill.error)
 
@@ -136,14 +147,27 @@ class Attempt:
 
     def finish(self) -> None:
         """The answer is complete. A prefill leg still saying that it ended may do so: its connection stays in use."""
-        self._loads.close()
-        asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        self._load.close()
+        if self._prefill_running:
+            asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
-        for leg in self._legs:
-            leg.abort()
-        self._prefill_load.close()
-        self._loads.close()
+        self.decode.abort()
+        if self._prefill is not None:
+            self._prefill.abort()
+        self._load.close()
+        self._free_prefill()
+
+    def _free_prefill(self) -> None:
+        if self._prefill_load is not None:
+            self._prefill_load.close()
+
+
+def refusal(head: Head) -> str:
+    """Why a worker did not take a request on. One that is going says so: that is no failure, and costs no retry."""
+    if head.status == 503 and head.headers.get("x-request-dropped-reason") == "draining":
+        return "draining"
+    return f"status_{head.status}"
 
 
 def _send(client: HttpClient, leg: LegRequest, sink: Answer) -> RelayHandle:

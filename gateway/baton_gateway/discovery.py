@@ -11,7 +11,7 @@ from baton_api.fleet import Fleet
 from baton_api.worker import WorkerInfo
 from baton_wire.http_client import HttpClient
 
-from .registry import Registry
+from .registry import Change, Registry
 from .settings import GatewaySettings
 from .source import Source
 
@@ -92,12 +92,7 @@ class Discovery:
         loop = asyncio.get_running_loop()
         while True:
             start_s = loop.time()
-            change = await self._look_at(url)
-            if change in ("lost", "new_epoch"):
-                self._on_gone(url)
-            if change != "none":
-                log.info("worker %s: %s", url, change)
-                self._changes.announce()
+            await self._look_at(url)
             self._complain(url)
             eager = not self._registry.is_routable(url)
             interval_s = self._settings.heartbeat_interval_s
@@ -112,17 +107,55 @@ class Discovery:
             if why is not None:
                 log.error("worker %s gets no requests: %s", url, why)
 
-    async def _look_at(self, url: str) -> str:
+    async def _look_at(self, url: str) -> None:
+        """Until it has answered or is not routable. A look that is not answered in time is a miss, and the next one
+        begins at once on another connection; an answer to an earlier one still counts, so that a slow worker is not
+        taken for a stuck one. Stuck, it is lost after an interval and `heartbeat_misses` timeouts at the latest."""
+        looks: set[asyncio.Task[WorkerInfo | None]] = set()
         try:
-            answer = await self._client.request(
-                "GET", url + WORKER_PATH, headers=self._headers, timeout_s=self._settings.heartbeat_timeout_s
-            )
+            while True:
+                looks.add(asyncio.create_task(self._ask(url)))
+                info = await _first_answer(looks, self._settings.heartbeat_timeout_s)
+                self._took(url, self._registry.missed(url) if info is None else self._registry.heard(url, info))
+                if info is not None or not self._registry.is_routable(url):
+                    return
+        finally:
+            for look in looks:
+                look.cancel()
+
+    def _took(self, url: str, change: Change) -> None:
+        if change in ("lost", "new_epoch"):
+            self._on_gone(url)
+        if change != "none":
+            log.info("worker %s: %s", url, change)
+            self._changes.announce()
+
+    async def _ask(self, url: str) -> WorkerInfo | None:
+        """None when it failed."""
+        patience_s = self._settings.heartbeat_timeout_s * self._settings.heartbeat_misses
+        try:
+            answer = await self._client.request("GET", url + WORKER_PATH, headers=self._headers, timeout_s=patience_s)
             if answer.status == 200:
-                return self._registry.heard(url, WorkerInfo.from_json(answer.body))
+                return WorkerInfo.from_json(answer.body)
             log.warning("worker %s answered %d to a heartbeat", url, answer.status)
         except BatonError as error:
             log.debug("worker %s missed a heartbeat: %s", url, error.message)
         except Exception:
             # Else this worker's heart would stop, and it would stay routable for ever.
             log.exception("heartbeat of %s", url)
-        return self._registry.missed(url)
+        return None
+
+
+async def _first_answer(looks: set[asyncio.Task[WorkerInfo | None]], timeout_s: float) -> WorkerInfo | None:
+    """Of looks under way; those that failed are taken out. None, after `timeout_s`, when nobody answered."""
+    end_s = asyncio.get_running_loop().time() + timeout_s
+    while (left_s := end_s - asyncio.get_running_loop().time()) > 0:
+        if not looks:
+            await asyncio.sleep(left_s)
+            return None
+        done, _ = await asyncio.wait(looks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        looks -= done
+        answered = [info for look in done if (info := look.result()) is not None]
+        if answered:
+            return answered[0]
+    return None

@@ -9,9 +9,9 @@ from baton_api.errors import DeadlineExceeded, NoCapacity
 from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 
 from .attempt import Attempt, Failure, LegRequest
-from .index import PrefixIndex
 from .job import Job, Parts, check_context
 from .legs import AnyPrompt, Handing, decode_body, prefill_body, ticket_for
+from .pairs import lost_on_the_way
 from .routing import pick
 from .telemetry import label
 
@@ -32,10 +32,11 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
     while True:
         attempt = send(parts, job, route)
         try:
-            failure = await attempt.failure(head_timeout_s(parts, job))
+            failure = await first_failure(parts, job, attempt)
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
+                note_transfer(parts, route, attempt.head.headers.get("server-timing", ""))
                 return attempt
             again = await repick(parts, job, failure)
             if again is None:
@@ -51,10 +52,16 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
         route = again
 
 
-def head_timeout_s(parts: Parts, job: Job) -> float | None:
-    """A stream's head comes with its first token; that of a whole answer with its last, when only the request's own
-    deadline counts."""
-    return parts.settings.first_byte_timeout_s if job.asked.stream else None
+async def first_failure(parts: Parts, job: Job, attempt: Attempt) -> Failure | None:
+    """What kept the attempt's head away. A stream's head comes with its first token, so it has a time of its own; that
+    of a whole answer comes with its last, when only the request's own deadline counts."""
+    if not job.asked.stream:
+        return await attempt.failure()
+    parts.first_bytes.arm(attempt)
+    try:
+        return await attempt.failure()
+    finally:
+        parts.first_bytes.disarm(attempt)
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:
@@ -78,33 +85,51 @@ async def find_route(parts: Parts, job: Job) -> Route:
 def decide(parts: Parts, job: Job) -> Route | Refusal:
     """One decision of the routing brain on what is known now, counted, and logged with its candidates."""
     workers = parts.registry.routable()
-    epochs = {worker.url: worker.info.epoch for worker in workers}
-    failed = [failure.worker for failure in job.failures]
-    excluded = frozenset(worker.url for worker in failed if epochs.get(worker.url) == worker.info.epoch)
+    excluded = _failed_here(workers, job) if job.failures else _NOBODY
     request = RouteRequest(routed_tokens(workers, job.prompt), job.asked.model, excluded, job.revision)
-    found = pick(
-        View(workers, held_blocks(parts.index, workers, job.prompt)), request, parts.now(), parts.settings.policy
-    )
+    view = View(workers, held_blocks(parts, workers, job.prompt), parts.pairs.apart(parts.now()))
+    found = pick(view, request, parts.now(), parts.policy)
     name = "baton_gateway_routes_total" if isinstance(found, Route) else "baton_gateway_refusals_total"
     parts.telemetry.count(name, found.reason)
-    log.debug("request %s: %s", job.id, found)
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("request %s: %s", job.id, said(found))
     return found
+
+
+_NOBODY: frozenset[str] = frozenset()
+
+
+def _failed_here(workers: tuple[WorkerView, ...], job: Job) -> frozenset[str]:
+    """Workers that failed this request; one that has restarted since may be used."""
+    epochs = {worker.url: worker.info.epoch for worker in workers}
+    failed = [failure.worker for failure in job.failures]
+    return frozenset(worker.url for worker in failed if epochs.get(worker.url) == worker.info.epoch)
+
+
+def said(found: Route | Refusal) -> str:
+    """A decision in words: what was chosen, and every candidate with its score and reasons."""
+    if isinstance(found, Refusal):
+        return f"{found.reason}: {found.message}"
+    chosen = [worker.url for worker in (found.decode, found.prefill) if worker is not None]
+    candidates = [f"{c.url} {c.score:.3f} ({', '.join(c.reasons)})" for c in found.candidates]
+    return f"{found.reason} -> {' + '.join(chosen)}; {'; '.join(candidates)}"
 
 
 def routed_tokens(workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> int:
     """An estimated length never makes a prompt too long: only the worker knows."""
     if prompt.exact:
         return len(prompt)
-    longest = min((worker.info.max_model_len for worker in workers), default=2) - 1
+    longest = min([worker.info.max_model_len for worker in workers], default=2) - 1
     return max(1, min(len(prompt), longest))
 
 
-def held_blocks(index: PrefixIndex, workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> dict[str, int]:
+def held_blocks(parts: Parts, workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> dict[str, int]:
     held: dict[str, int] = {}
-    for block_tokens in {worker.info.block_tokens for worker in workers}:
-        urls = [worker.url for worker in workers if worker.info.block_tokens == block_tokens]
-        found = index.held(prompt.keys(block_tokens), urls)
-        held.update((url, prompt.blocks_of(keys, block_tokens)) for url, keys in found.items())
+    sizes = parts.registry.block_sizes
+    for block_tokens in sizes:
+        urls = [worker.url for worker in workers if len(sizes) == 1 or worker.info.block_tokens == block_tokens]
+        for url, keys in parts.index.held(prompt.keys(block_tokens), urls).items():
+            held[url] = prompt.blocks_of(keys, block_tokens)
     return held
 
 
@@ -132,9 +157,20 @@ def worth_another(parts: Parts, job: Job, failure: Failure) -> bool:
     return alike < 1 and parts.retries.spend()
 
 
+def note_transfer(parts: Parts, route: Route, server_timing: str) -> None:
+    """Decode has answered; what it says of the way that the KV came, or did not come."""
+    lost = lost_on_the_way(server_timing) if route.prefill is not None else None
+    if route.prefill is not None and lost is not None:
+        pair = (route.prefill.url, route.decode.url)
+        if parts.pairs.told(pair, lost=lost, now_s=parts.now()):
+            log.warning("no KV gets from %s to %s: other pairs first", *pair)
+
+
 def note_failure(parts: Parts, failure: Failure) -> None:
     if failure.reason == "connect_failed":
         parts.registry.refused_connection(failure.url)
+    elif failure.reason == "draining":
+        parts.registry.said_draining(failure.url)
     elif failure.reason not in ("status_429", "status_503", "worker_lost"):
         parts.registry.suspend(failure.url, parts.now() + parts.settings.suspend_s)
 
@@ -144,7 +180,7 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
     left_s = job.deadline_s - parts.now()
     transfer_id = parts.draw(16).hex()
     ticket = ticket_for(route, job.prompt, transfer_id, time.time() + left_s, parts.ticket_key)
-    handing = Handing(transfer_id, left_s, parts.settings.policy.on_prefill_failure, ticket)
+    handing = Handing(transfer_id, left_s, parts.policy.on_prefill_failure, ticket)
     emitted = job.emitted if parts.settings.max_resumes else None
     to_decode = decode_body(job.fields, job.prompt, handing, emitted)
     decode = LegRequest(route.decode.url, job.path, to_decode, job.headers, len(job.prompt))
@@ -155,6 +191,7 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         body = prefill_body(job.fields, job.prompt, handing)
         prefill = LegRequest(url, job.path, body, job.headers, len(job.prompt) - held_tokens)
         parts.index.record(keys, url)
+        parts.pairs.tried((url, route.decode.url), parts.now())
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
     return attempt

@@ -9,6 +9,7 @@ taken out and kept unread: about 9 bytes a token.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -30,14 +31,24 @@ class _Counted(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
+Write = Callable[[bytes], object]
+Failed = Callable[[WorkerProtocolError], object]
+
+
+def _unexpected(error: WorkerProtocolError) -> None:
+    raise error
+
+
 class StreamTail:
     """`done`: "[DONE]" has passed. `error`: an error event came; it is kept back, for another worker may go on.
-    `usage`: what the usage event said."""
+    `usage`: what the usage event said. `write` gets what may be forwarded, `failed` hears of what cannot be."""
 
-    __slots__ = ("_keep_usage", "_partial", "_told", "_untold", "done", "error", "usage")
+    __slots__ = ("_keep_usage", "_partial", "_told", "_untold", "_write", "done", "error", "failed", "usage")
 
-    def __init__(self, keep_usage: bool) -> None:
+    def __init__(self, keep_usage: bool, write: Write, failed: Failed = _unexpected) -> None:
         self._keep_usage = keep_usage
+        self._write = write
+        self.failed = failed
         self._partial = b""
         self._told = bytearray()
         self._untold = False
@@ -54,6 +65,27 @@ class StreamTail:
     def cut(self) -> None:
         """The stream broke off, and another worker's will go on: half an event is worth nothing, an error is over."""
         self._partial, self.error = b"", None
+
+    def pour(self, data: bytes) -> None:
+        """Forwards what of the stream may be forwarded now. The only Python between the upstream connection and the
+        client's, for nearly every read: what follows first is `feed` for lines of ours and one event of one choice."""
+        if (
+            data[:1] == b":"
+            and not self._partial
+            and data.find(END) == len(data) - 2
+            and len(self._told) < MAX_TOLD_BYTES
+        ):
+            start = data.find(_DATA)
+            if start > 0 and data[1:2] != b" ":
+                self._told += data[:start]
+                self._write(data[start:])
+                return
+        try:
+            data = self.feed(data)
+        except WorkerProtocolError as error:
+            self.failed(error)
+            return
+        self._write(data)
 
     def feed(self, data: bytes) -> bytes:
         """What of the stream may be forwarded now: whole events only. Raises WorkerProtocolError if one

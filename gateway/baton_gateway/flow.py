@@ -7,7 +7,7 @@ from typing import Any
 
 from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
 from baton_api.json_body import json_object
-from baton_api.openai import parse_chat, parse_completion
+from baton_api.openai import chat_of, completion_of
 from baton_api.openai_fields import known_fields
 from baton_wire.http_server import Exchange
 
@@ -24,6 +24,7 @@ from .timeline import Timeline
 from .tokenising import Asked
 
 CHAT_PATH = "/v1/chat/completions"
+ROUTES = frozenset({CHAT_PATH, "/v1/completions"})
 
 
 async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
@@ -31,29 +32,38 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     timeline = Timeline(parts.now())
     fields, asked = read(exchange)
     check_model(parts.registry, asked.model)
-    fields.setdefault("seed", int.from_bytes(parts.draw(7)))
+    if "seed" not in fields:
+        fields["seed"] = int.from_bytes(parts.draw(7), "big")
     timeline.lap("receive", parts.now())
+    strand = visitor.strand
+    parts.deadlines.arm(strand)
     try:
-        async with asyncio.timeout(parts.settings.request_timeout_s):
-            prompt = await read_prompt(parts, fields, asked, visitor.tenant, len(exchange.body))
-            timeline.lap("tokenise", parts.now())
-            check_context(parts.registry.routable(), asked, prompt)
-            headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
-            deadline_s = timeline.start_s + parts.settings.request_timeout_s
-            job = Job(visitor.request_id, exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
-            async with parts.admission.slot():
-                timeline.lap("queue", parts.now())
-                return await answer(parts, exchange, job)
-    except TimeoutError:
-        raise DeadlineExceeded(f"not answered in {parts.settings.request_timeout_s:g} s") from None
+        prompt = await read_prompt(parts, fields, asked, visitor.tenant, len(exchange.body))
+        timeline.lap("tokenise", parts.now())
+        check_context(parts.registry.routable(), asked, prompt)
+        headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
+        deadline_s = timeline.start_s + parts.settings.request_timeout_s
+        job = Job(visitor.request_id, exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
+        if not parts.admission.try_enter():
+            await parts.admission.enter()
+        try:
+            timeline.lap("queue", parts.now())
+            return await answer(parts, exchange, job)
+        finally:
+            parts.admission.leave()
+    except asyncio.CancelledError:
+        if strand.expired:
+            raise DeadlineExceeded(f"not answered in {parts.settings.request_timeout_s:g} s") from None
+        raise
+    finally:
+        parts.deadlines.disarm(strand)
 
 
 def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     """The body's used fields and the request they make. Raises BadRequest."""
-    body = json_object(exchange.body)
     chat = exchange.path == CHAT_PATH
-    asked = parse_chat(body) if chat else parse_completion(body)
-    return known_fields(body, chat=chat, internal=False), asked
+    fields = known_fields(json_object(exchange.body), chat=chat, internal=False)
+    return fields, chat_of(fields) if chat else completion_of(fields)
 
 
 async def read_prompt(parts: Parts, fields: dict[str, Any], asked: Asked, tenant: str, body_bytes: int) -> AnyPrompt:
@@ -116,7 +126,7 @@ async def whole(leader: Leader, max_bytes: int) -> bytes:
 async def stream(exchange: Exchange, job: Job, leader: Leader, headers: list[tuple[str, str]]) -> dict[str, Any] | None:
     """Relays events as they come, from one worker after another if need be; returns the usage. Raises what broke the
     stream off when nobody can go on."""
-    tail = StreamTail(job.asked.include_usage)
+    tail = StreamTail(job.asked.include_usage, exchange.write)
     exchange.start(200, [*headers, ("cache-control", "no-cache")])
     while (broken := await relay(exchange, leader.attempt, tail)) is not None:
         await leader.replace(broken, tail.emitted)
@@ -128,7 +138,7 @@ async def stream(exchange: Exchange, job: Job, leader: Leader, headers: list[tup
 async def relay(exchange: Exchange, attempt: Attempt, tail: StreamTail) -> BatonError | None:
     """Passes one worker's events on; what broke them off, None when the answer is complete."""
     exchange.on_writable(attempt.decode.pause, attempt.decode.resume)
-    attempt.answer.pour(lambda data: exchange.write(tail.feed(data)))
+    attempt.pour(tail)
     broken: BatonError = WorkerProtocolError("the worker's stream ended before its end", code="stream_truncated")
     try:
         await attempt.answer.finished()

@@ -19,24 +19,29 @@ from .attempt import Attempt, Failure
 from .discovery import FleetChanges
 from .index import PrefixIndex
 from .legs import AnyPrompt
+from .pairs import Pairs
 from .registry import Registry
+from .routing import Policy
 from .settings import GatewaySettings
+from .strand import Alarms, Strand
 from .telemetry import Telemetry
 from .timeline import Timeline
 from .tokenising import Asked, Tokeniser
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Visitor:
-    """Who asks, under which request id."""
+    """Who asks, under which request id, and what runs the request."""
 
     tenant: str
     request_id: str
+    strand: Strand
 
 
 @dataclass(slots=True)
 class Parts:
-    """What every request shares. `draw` gives random bytes; `now` is monotonic seconds."""
+    """What every request shares. `draw` gives random bytes; `now` is monotonic seconds; `deadlines` expire requests,
+    `first_bytes` attempts at a stream whose head has not come."""
 
     settings: GatewaySettings
     secret: bytes
@@ -46,16 +51,22 @@ class Parts:
     client: HttpClient
     tokeniser: Tokeniser
     admission: Admission
+    deadlines: Alarms
+    first_bytes: Alarms
     retries: RetryBudget
     resumes: RetryBudget
     telemetry: Telemetry
     draw: Callable[[int], bytes]
     now: Callable[[], float] = time.monotonic
+    pairs: Pairs = field(init=False)
     attempts: set[Attempt] = field(default_factory=set)
+    policy: Policy = field(init=False)
     ticket_key: bytes = b""
     worker_key: str = ""
 
     def __post_init__(self) -> None:
+        self.policy = self.settings.policy
+        self.pairs = Pairs(self.settings.suspend_s)
         self.ticket_key = derive_key(self.secret, "ticket")
         self.worker_key = derive_key(self.secret, "worker-http").hex()
 

@@ -7,8 +7,7 @@ a token draws the same one (invariant I2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -19,6 +18,7 @@ from baton_api.tickets import Ticket, sign_ticket
 
 from .text_prompt import TextPrompt
 
+_encode = msgspec.json.Encoder().encode
 Leg = Literal["prefill", "decode"]
 _ALREADY_APPLIED = frozenset({"messages", "prompt", "chat_template_kwargs", "cache_salt"})
 _NOT_FOR_PREFILL = frozenset({"stream", "stream_options", "max_completion_tokens", "stop"})
@@ -65,8 +65,7 @@ class Prompt:
 AnyPrompt = Prompt | TextPrompt
 
 
-@dataclass(frozen=True, slots=True)
-class Handing:
+class Handing(NamedTuple):
     """What is the same in both legs' hand-off; `deadline_s` is what is left of the request's time."""
 
     transfer_id: str
@@ -103,7 +102,7 @@ def decode_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, 
         body["stream_options"] = {"include_usage": True}
         if emitted is not None:
             body["emitted"] = emitted
-    return msgspec.json.encode(body)
+    return _encode(body)
 
 
 def prefill_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing) -> bytes:
@@ -116,7 +115,7 @@ def prefill_body(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing)
     body["max_tokens"] = 1
     if "min_tokens" in body:
         body["min_tokens"] = min(1, body["min_tokens"])
-    return msgspec.json.encode(body)
+    return _encode(body)
 
 
 def _shared(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, leg: Leg) -> dict[str, Any]:
@@ -128,7 +127,6 @@ def _shared(fields: Mapping[str, Any], prompt: AnyPrompt, handing: Handing, leg:
         handing.ticket,
         handing.on_prefill_failure,
     )
-    return {
-        **prompt.into(fields),
-        "kv_transfer_params": hand_off.to_params(),
-    }
+    body = prompt.into(fields)
+    body["kv_transfer_params"] = hand_off.to_params()
+    return body

@@ -37,8 +37,10 @@ from .job import Parts
 from .registry import Registry
 from .settings import GatewaySettings
 from .source import source_of
+from .strand import Alarms
 from .telemetry import Telemetry, label
 from .tokenising import Reader, Tokeniser
+from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MIN_SECRET_BYTES = 32
@@ -138,6 +140,8 @@ class Gateway:
             HttpClient(),
             Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
             Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
+            Alarms(settings.request_timeout_s),
+            Alarms(settings.first_byte_timeout_s),
             RetryBudget(settings.retry_ratio, settings.retry_burst),
             RetryBudget(1.0, settings.resume_burst),
             Telemetry(),
@@ -153,7 +157,11 @@ class Gateway:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises SettingError when the address cannot be had."""
-        limits = ServerLimits(max_body_bytes=self.settings.max_body_bytes)
+        limits = ServerLimits(
+            max_body_bytes=self.settings.max_body_bytes,
+            max_connections=self.settings.max_connections,
+            max_connections_per_address=self.settings.max_connections_per_address,
+        )
         try:
             self.server = await serve(
                 self.app.handle,
@@ -165,12 +173,14 @@ class Gateway:
         except OSError as error:
             where = f"{self.settings.host}:{self.settings.port}"
             raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
+        self.app.vitals = Vitals(self.parts.telemetry, self.server)
         self._watch = asyncio.create_task(self.discovery.run(self.source))
         return self.server.port
 
     def worker_gone(self, url: str) -> None:
         """What it held is forgotten, who waits for it is told."""
         self.parts.index.forget(url)
+        self.parts.pairs.forget(url)
         for attempt in tuple(self.parts.attempts):
             attempt.worker_lost(url)
 
@@ -188,6 +198,8 @@ class Gateway:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self.parts.client.close()
         self.parts.tokeniser.close()
+        self.parts.deadlines.close()
+        self.parts.first_bytes.close()
 
 
 def tune_collector() -> None:

@@ -7,9 +7,7 @@ what whoever started it says it should be.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from baton_api.fleet import Fleet, FleetWorker
@@ -22,12 +20,40 @@ Change = Literal["none", "changed", "new_epoch", "lost"]
 
 @dataclass(slots=True)
 class _Member:
+    """`view` is what routing sees of it, None until it was heard; its load is the member's."""
+
     wanted: FleetWorker
     info: WorkerInfo | None = None
     misses: int = 0
     suspended_until_s: float = 0.0
     in_flight: int = 0
     in_flight_tokens: int = 0
+    view: WorkerView | None = None
+
+    def book(self, requests: int, tokens: int) -> None:
+        self.in_flight += requests
+        self.in_flight_tokens += tokens
+        view = self.view
+        if view is not None:
+            view.in_flight = self.in_flight
+            view.in_flight_tokens = self.in_flight_tokens
+
+
+class Booking:
+    """One request of ours with so many tokens is on a worker, until `close`; also if that worker leaves meanwhile."""
+
+    __slots__ = ("_member", "_tokens")
+
+    def __init__(self, member: _Member, tokens: int) -> None:
+        self._member: _Member | None = member
+        self._tokens = tokens
+        member.book(1, tokens)
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        member, self._member = self._member, None
+        if member is not None:
+            member.book(-1, -self._tokens)
 
 
 class Registry:
@@ -36,7 +62,10 @@ class Registry:
     def __init__(self, max_misses: int) -> None:
         self._max_misses = max_misses
         self._members: dict[str, _Member] = {}
+        self._routable: tuple[WorkerView, ...] = ()
         self.model = ""
+        self.block_sizes: frozenset[int] = frozenset()
+        """Every block size in the fleet, in tokens."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -50,6 +79,7 @@ class Registry:
         self._members = {url: self._members.get(url) or _Member(worker) for url, worker in wanted.items()}
         for url, worker in wanted.items():
             self._members[url].wanted = worker
+        self._look()
         return left
 
     def heard(self, url: str, info: WorkerInfo) -> Change:
@@ -58,9 +88,14 @@ class Registry:
         if member is None:
             return "none"
         before, was = member.info, self._state(member)
+        restarted = before is not None and before.epoch != info.epoch
         member.info, member.misses = info, 0
-        if before is not None and before.epoch != info.epoch:
+        if restarted:
             member.suspended_until_s = 0.0
+        if before != info:
+            member.view = WorkerView(url, info, member.in_flight, member.in_flight_tokens, member.suspended_until_s)
+        self._look()
+        if restarted:
             return "new_epoch"
         return "changed" if was != self._state(member) else "none"
 
@@ -71,35 +106,42 @@ class Registry:
             return "none"
         was = self._state(member)
         member.misses += misses
+        self._look()
         return "lost" if self._state(member) == "lost" != was else "none"
 
     def refused_connection(self, url: str) -> Change:
         """Nobody listens there: lost at once, until the next heartbeat is answered."""
         return self.missed(url, self._max_misses)
 
+    def said_draining(self, url: str) -> None:
+        """It refused a request because it is going; the next heartbeat says so too, or that it has changed its mind."""
+        member = self._members.get(url)
+        if member is not None and member.info is not None:
+            member.info = replace(member.info, ready=False, draining=True)
+            self._look()
+
     def suspend(self, url: str, until_s: float) -> None:
         """It failed a request: others first, until then (monotonic clock)."""
-        if url in self._members:
-            self._members[url].suspended_until_s = until_s
+        member = self._members.get(url)
+        if member is not None:
+            member.suspended_until_s = until_s
+            if member.view is not None:
+                member.view.suspended_until_s = until_s
 
-    @contextmanager
-    def load(self, url: str, tokens: int) -> Iterator[None]:
-        """One request of ours with so many tokens is on `url` while this is open."""
-        member = self._members.get(url) or _Member(FleetWorker(url))
-        member.in_flight += 1
-        member.in_flight_tokens += tokens
-        try:
-            yield
-        finally:
-            member.in_flight -= 1
-            member.in_flight_tokens -= tokens
+    def load(self, url: str, tokens: int) -> Booking:
+        """One request of ours with so many tokens is on `url` from now on."""
+        return Booking(self._members.get(url) or _Member(FleetWorker(url)), tokens)
 
     def routable(self) -> tuple[WorkerView, ...]:
-        return tuple(
-            WorkerView(url, member.info, member.in_flight, member.in_flight_tokens, member.suspended_until_s)
-            for url, member in self._members.items()
-            if member.info is not None and self._state(member) == "ready"
+        return self._routable
+
+    def _look(self) -> None:
+        """Something changed: who is routable now. Requests come far more often than news of workers."""
+        members = self._members.values()
+        self._routable = tuple(
+            member.view for member in members if member.view is not None and self._state(member) == "ready"
         )
+        self.block_sizes = frozenset(member.info.block_tokens for member in members if member.info is not None)
 
     def is_routable(self, url: str) -> bool:
         member = self._members.get(url)
@@ -109,11 +151,6 @@ class Registry:
         """Why a worker that answers is not routable: it is not what it should be."""
         member = self._members.get(url)
         return member.wanted.contradiction(member.info) if member is not None and member.info is not None else None
-
-    @property
-    def block_sizes(self) -> frozenset[int]:
-        """Every block size in the fleet, in tokens."""
-        return frozenset(member.info.block_tokens for member in self._members.values() if member.info is not None)
 
     def states(self) -> Counter[tuple[str, State]]:
         """How many workers by (role, state); the role is "unknown" until a worker was heard."""

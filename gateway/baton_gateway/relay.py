@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from baton_api.errors import BatonError, WorkerProtocolError
 
+from .strand import Signal
 
-@dataclass(frozen=True, slots=True)
-class Head:
+
+class Head(NamedTuple):
     """Header names are lower case."""
 
     status: int
     headers: dict[str, str]
 
 
-class Answer:
-    """A RelaySink. What comes between the head and `pour` is kept: at most one loop iteration's worth.
+class Answer(Signal):
+    """A RelaySink, and the signal of its news. What comes between the head and `pour` is kept: the rest of one read.
 
     `on_finish` is called once, when the answer has ended or failed.
     """
 
-    __slots__ = ("_ended", "_head", "_kept", "_on_finish", "_take", "error", "head")
+    __slots__ = ("_kept", "_on_finish", "_take", "ended", "error", "head")
 
     def __init__(self, on_finish: Callable[[Answer], None] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        self._strand = None
         self._kept: list[bytes] = []
-        self._take: Callable[[bytes], None] = self._kept.append
+        self._take: Callable[[bytes], object] = self._kept.append
         self._on_finish = on_finish
+        self.ended = False
         self.head: Head | None = None
         self.error: BatonError | None = None
 
     async def wait_head(self) -> Head:
         """Raises the BatonError that came in place of the head."""
-        await self._head
+        while self.head is None and self.error is None:
+            await self
         if self.head is None:
             assert self.error is not None
             raise self.error
@@ -45,11 +45,12 @@ class Answer:
 
     async def finished(self) -> None:
         """Returns at the end of the answer. Raises the BatonError that broke it off."""
-        await self._ended
+        while not self.ended:
+            await self
         if self.error is not None:
             raise self.error
 
-    def pour(self, take: Callable[[bytes], None]) -> None:
+    def pour(self, take: Callable[[bytes], object]) -> None:
         """From now on every read goes to `take`; if that raises a BatonError the answer has failed with it."""
         kept, self._kept, self._take = self._kept, [], take
         for data in kept:
@@ -69,14 +70,14 @@ class Answer:
 
         self.pour(take)
         await self.finished()
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # RelaySink
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
-        if not self._head.done():
+        if self.head is None and not self.ended:
             self.head = Head(status, headers)
-            self._head.set_result(None)
+            self.wake()
 
     def on_data(self, data: bytes) -> None:
         if self.error is None:
@@ -87,20 +88,19 @@ class Answer:
                 self._finish()
 
     def on_end(self) -> None:
-        if self.head is None:
+        if self.head is None and self.error is None:
             self.error = WorkerProtocolError("the answer ended before its head", code="bad_answer")
         self._finish()
 
     def on_error(self, error: BatonError) -> None:
         """Also called by the flow, when it learns by other means that nothing more will come."""
-        if not self._ended.done():
+        if not self.ended:
             self.error = error
             self._finish()
 
     def _finish(self) -> None:
-        for waiting in (self._head, self._ended):
-            if not waiting.done():
-                waiting.set_result(None)
+        self.ended = True
         finish, self._on_finish = self._on_finish, None
         if finish is not None:
             finish(self)
+        self.wake()

@@ -36,57 +36,56 @@ class Policy:
     min_remote_prefill_tokens: int = 32
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    worker: WorkerView
-    candidate: Candidate
-
-    @property
-    def order(self) -> tuple[float, str, str]:
-        return (-self.candidate.score, self.worker.info.worker_id, self.worker.url)
+Scored = tuple[float, str, str, WorkerView, Candidate]
+"""Sorts by itself: the best score first, ties by worker id, then url (no two alike)."""
 
 
 def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Route | Refusal:
     """The pair for `request`, or why there is none. `now_s` is on the clock of `suspended_until_s`."""
     decodes, out = _usable(view, Role.DECODE, request, now_s)
     prefills, prefills_out = _usable(view, Role.PREFILL, request, now_s)
-    out += prefills_out
     if not decodes:
         return _no_decode(view, request)
-    ranked = sorted((_score_decode(view, request, worker) for worker in decodes), key=lambda scored: scored.order)
-    sources = sorted((_score_prefill(view, request, worker) for worker in prefills), key=lambda scored: scored.order)
-    candidates = (*(scored.candidate for scored in (*ranked, *sources)), *out)
-    best = ranked[0].worker
+    ranked = sorted([_score_decode(view, request, worker) for worker in decodes])
+    sources = sorted([_score_prefill(view, request, worker) for worker in prefills])
+    candidates = (*[scored[-1] for scored in ranked], *[scored[-1] for scored in sources], *out, *prefills_out)
+    best = ranked[0][3]
     if policy.mode == "aggregated":
         return Route(best, None, "aggregated", candidates)
-    if _missing_tokens(view, request, best) < policy.min_remote_prefill_tokens:
+    if request.num_tokens - _held_tokens(view, request, best) < policy.min_remote_prefill_tokens:
         reason = "short" if request.num_tokens < policy.min_remote_prefill_tokens else "cached_on_decode"
         return Route(best, None, reason, candidates)
-    pair = _best_pair(ranked, sources)
+    pair = _best_pair(ranked, sources, view.apart)
     if pair is not None:
         return Route(pair[0], pair[1], "disaggregated", candidates)
+    doubtful = _best_pair(ranked, sources, frozenset())
     if policy.on_prefill_failure == "recompute":
-        return Route(best, None, "no_prefill_worker", candidates)
+        return Route(best, None, "no_prefill_worker" if doubtful is None else "pairs_apart", candidates)
+    if doubtful is not None:
+        return Route(doubtful[0], doubtful[1], "disaggregated", candidates)
     return Refusal("no_prefill_worker", "no prefill worker that fits a decode worker is ready", 1.0)
 
 
-def _usable(
-    view: View, role: Role, request: RouteRequest, now_s: float
-) -> tuple[list[WorkerView], tuple[Candidate, ...]]:
+def _usable(view: View, role: Role, request: RouteRequest, now_s: float) -> tuple[list[WorkerView], list[Candidate]]:
     """Workers of a role that may serve, and why the others may not. When all that are left are suspended they are
     used all the same: a doubtful worker beats none (Envoy's panic mode)."""
-    usable, suspended, out = [], [], []
-    for worker in view.of(role):
+    usable: list[WorkerView] = []
+    suspended: list[WorkerView] = []
+    out: list[Candidate] = []
+    for worker in view.workers:
+        if worker.info.role is not role:
+            continue
         why = _unfit(worker, request)
         if why is not None:
-            out.append(Candidate(worker.url, 0.0, (why,)))
+            out.append(Candidate(worker.url, 0.0, (), why))
         elif worker.suspended_until_s > now_s:
             suspended.append(worker)
         else:
             usable.append(worker)
     if not usable:
-        return suspended, tuple(out)
-    return usable, (*out, *(Candidate(worker.url, 0.0, ("suspended",)) for worker in suspended))
+        return suspended, out
+    out += [Candidate(worker.url, 0.0, (), "suspended") for worker in suspended]
+    return usable, out
 
 
 def _unfit(worker: WorkerView, request: RouteRequest) -> str | None:
@@ -111,35 +110,36 @@ def _no_decode(view: View, request: RouteRequest) -> Refusal:
 
 
 def _held_tokens(view: View, request: RouteRequest, worker: WorkerView) -> int:
-    return min(view.held_blocks.get(worker.url, 0) * worker.info.block_tokens, request.num_tokens)
+    blocks = view.held_blocks.get(worker.url)
+    return min(blocks * worker.info.block_tokens, request.num_tokens) if blocks else 0
 
 
-def _missing_tokens(view: View, request: RouteRequest, worker: WorkerView) -> int:
-    return request.num_tokens - _held_tokens(view, request, worker)
-
-
-def _score_decode(view: View, request: RouteRequest, worker: WorkerView) -> _Scored:
+def _score_decode(view: View, request: RouteRequest, worker: WorkerView) -> Scored:
     reported = worker.info.load
     requests = max(worker.in_flight, reported.running + reported.waiting)
     load = max(reported.kv_usage, requests / (requests + BUSY_REQUESTS))
     overlap = _held_tokens(view, request, worker) / request.num_tokens
     score = (1 - OVERLAP_WEIGHT) * (1 - load) + OVERLAP_WEIGHT * overlap
-    return _Scored(worker, Candidate(worker.url, score, (f"load {load:.2f}", f"overlap {overlap:.2f}")))
+    candidate = Candidate(worker.url, score, (("load", load), ("overlap", overlap)))
+    return -score, worker.info.worker_id, worker.url, worker, candidate
 
 
-def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> _Scored:
+def _score_prefill(view: View, request: RouteRequest, worker: WorkerView) -> Scored:
     backlog = max(worker.in_flight_tokens, worker.info.load.waiting * WAITING_TOKENS)
-    missing = _missing_tokens(view, request, worker)
+    missing = request.num_tokens - _held_tokens(view, request, worker)
     score = request.num_tokens / (request.num_tokens + backlog + missing)
-    return _Scored(worker, Candidate(worker.url, score, (f"backlog {backlog}", f"missing {missing}")))
+    candidate = Candidate(worker.url, score, (("backlog", backlog), ("missing", missing)))
+    return -score, worker.info.worker_id, worker.url, worker, candidate
 
 
-def _best_pair(decodes: Iterable[_Scored], prefills: list[_Scored]) -> tuple[WorkerView, WorkerView] | None:
-    """The best decode worker that has a partner, with the best of its partners."""
-    for decode in decodes:
-        for prefill in prefills:
-            if may_pair(prefill.worker.info, decode.worker.info):
-                return decode.worker, prefill.worker
+def _best_pair(
+    decodes: Iterable[Scored], prefills: list[Scored], apart: frozenset[tuple[str, str]]
+) -> tuple[WorkerView, WorkerView] | None:
+    """The best decode worker that has a partner which is not `apart` from it, with the best of its partners."""
+    for *_, decode, _ in decodes:
+        for *_, prefill, _ in prefills:
+            if may_pair(prefill.info, decode.info) and (prefill.url, decode.url) not in apart:
+                return decode, prefill
     return None
 
 

@@ -54,11 +54,15 @@ class GatewaySettings:
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
+    max_connections: int = setting(4096, "client connections open at once", low=1)
+    max_connections_per_address: int = setting(
+        1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
+    )
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 
     heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)
-    heartbeat_timeout_s: float = setting(1.0, "an answer slower than this is a miss", low=0.01)
+    heartbeat_timeout_s: float = setting(0.6, "an answer slower than this is a miss, and it is asked again", low=0.01)
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)

@@ -27,7 +27,7 @@ class Timeline:
         the rest is `decode`, and the time to first token ends before it.
         """
         inside = from_server_timing(worker_timing)
-        rest_s = max(0.0, now_s - self._last_s - sum(span.duration_s for span in inside))
+        rest_s = max(0.0, now_s - self._last_s - sum([span.duration_s for span in inside]))
         self.spans += (*inside, Span("network" if streamed else "decode", rest_s))
         self._last_s = now_s
         self.first_token_s = now_s - self.start_s - (0.0 if streamed else rest_s)

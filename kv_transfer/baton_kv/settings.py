@@ -18,7 +18,7 @@ class KvSettings:
     data_port: int = setting(0, "tcp only: port for KV bytes; 0 lets the system choose", low=0, high=65535)
     transfer_timeout_s: float = setting(60.0, "longest a pull may take", low=0.01, high=3600)
     connect_timeout_s: float = setting(5.0, "longest the first connect to a peer may take", low=0.01, high=60)
-    heartbeat_s: float = setting(2.0, "pause between heartbeats on a stream", low=0.01, high=60)
+    heartbeat_s: float = setting(0.7, "pause between heartbeats on a stream", low=0.01, high=60)
     heartbeat_misses: int = setting(3, "silent heartbeats after which a peer is lost", low=1, high=100)
     lease_s: float = setting(10.0, "how long finished blocks are kept for a silent decode worker", low=0.01, high=600)
     drain_grace_s: float = setting(1.0, "how long an ended transfer may keep its link to end cleanly", low=0, high=60)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from .story import Held, Round, Seen
+from .story import Held, Round, Said, Seen
 
 Tokens = Sequence[int]
 # The gateway may keep one idle connection per stream to whichever worker took the load over; threads are gRPC's pool.
 SLACK = {"sockets": 16, "fds": 16, "threads": 12}
 
 
-def check(round_: Round, reference: Sequence[Tokens], *, may_break: bool, streams: int) -> list[str]:
+def check(round_: Round, reference: Sequence[Seen], *, may_break: bool, streams: int) -> list[str]:
     """Nothing, or what was wrong. `reference[case]` is that case's answer without faults; `streams` were under way."""
     return [
         *(f"request {seen.number}: {wrong}" for seen in round_.seen for wrong in endings(seen, may_break=may_break)),
-        *(f"request {seen.number}: {wrong}" for seen in round_.seen for wrong in tokens(seen, reference[seen.case])),
+        *(f"request {seen.number}: {wrong}" for seen in round_.seen for wrong in answer(seen, reference[seen.case])),
         *pools(round_.after, round_.quiet_s),
         *baseline(round_.before, round_.after, streams),
         *conserved(round_),
@@ -48,6 +49,31 @@ def tokens(seen: Seen, reference: Tokens) -> Iterator[str]:
         yield f"complete with {len(seen.tokens)} of {len(reference)} tokens"
 
 
+def answer(seen: Seen, reference: Seen) -> Iterator[str]:
+    """I2, X3 for everything that a client is shown: tokens, text, log probabilities and ends of every choice."""
+    yield from tokens(seen, reference.tokens)
+    for choice, said in sorted(seen.said.items()):
+        right = reference.said.get(choice, Said())
+        if choice:
+            yield from (
+                f"choice {choice}: {wrong}" for wrong in tokens(replace(seen, tokens=said.tokens), right.tokens)
+            )
+        if said.text != right.text[: len(said.text)]:
+            yield f"choice {choice}: wrong token text {said.text[-20:]!r}"
+        if not _alike(said.logprobs, right.logprobs):
+            yield f"choice {choice}: wrong token log probabilities"
+        if seen.ending == "complete" and (said.text, said.finish) != (right.text, right.finish):
+            yield f"choice {choice}: complete with text of {len(said.text)}, {said.finish}; right is {right.finish}"
+    if seen.ending == "complete" and len(seen.said) != len(reference.said):
+        yield f"complete with {len(seen.said)} of {len(reference.said)} choices"
+
+
+def _alike(got: Sequence[tuple[str, float]], right: Sequence[tuple[str, float]]) -> bool:
+    """A prefix; the last digits of a log probability depend on the batch, without faults too."""
+    pairs = zip(got, right, strict=False)
+    return len(got) <= len(right) and all(a[0] == b[0] and abs(a[1] - b[1]) < 1e-3 for a, b in pairs)
+
+
 def pools(after: Mapping[str, Held], quiet_s: float | None) -> Iterator[str]:
     """I3: every pool is whole, nothing runs, nothing is promised."""
     if quiet_s is None:
@@ -66,7 +92,9 @@ def baseline(before: Mapping[str, Held], after: Mapping[str, Held], streams: int
             continue
         for what, slack in SLACK.items():
             was, is_now = getattr(before[name], what), getattr(after[name], what)
-            if is_now > was + slack + (0 if what == "threads" else streams):
+            # The gateway keeps idle connections to both roles.
+            pooled = 0 if what == "threads" else 2 * streams if name == "gateway" else streams
+            if is_now > was + slack + pooled:
                 yield f"{name} has {is_now} {what}, had {was}"
 
 
@@ -82,6 +110,6 @@ def conserved(round_: Round) -> Iterator[str]:
         yield f"the gateway counted {counted['gateway requests']:g} requests of {len(round_.seen)}"
     if counted["gateway ok"] != seen["complete"]:
         yield f"the gateway counted {counted['gateway ok']:g} complete answers of {seen['complete']}"
-    sent = sum(len(seen.tokens) for seen in round_.seen if seen.ending == "complete")
+    sent = sum(seen.received for seen in round_.seen if seen.ending == "complete")
     if counted["gateway tokens"] != sent:
         yield f"the gateway counted {counted['gateway tokens']:g} tokens, clients received {sent}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from support.stack import API_KEY
 
-from .story import Case, Load, Seen
+from .story import Case, Load, Said, Seen
 
 MODEL = "tiny"
 
@@ -21,7 +21,7 @@ def body_of(case: Case, *, stream: bool, salt: str | None = None) -> dict[str, A
     sampling = {"temperature": 0} if case.seed is None else {"temperature": 0.8, "seed": case.seed}
     wanted = {"max_tokens": case.max_tokens, "ignore_eos": True, "return_token_ids": True, "stream": stream}
     narrowed = {} if salt is None else {"cache_salt": salt}
-    return {"model": MODEL, "prompt": list(case.prompt), **sampling, **wanted, **narrowed}
+    return {"model": MODEL, "prompt": list(case.prompt), **sampling, **wanted, **narrowed, **case.extras}
 
 
 async def ask(url: str, body: dict[str, Any], seen: Seen) -> None:
@@ -94,9 +94,20 @@ def note(data: bytes, seen: Seen) -> None:
     if "error" in event:
         seen.errors.append(str(event["error"]["code"] or event["error"]["type"]))
     for choice in event.get("choices", ()):
-        got = choice.get("token_ids") or ()
-        seen.tokens += got
-        seen.times_s += [now_s()] * len(got)
+        said = seen.said.setdefault(choice["index"], Said())
+        hear(choice, said)
+        if choice["index"] == 0:
+            got = choice.get("token_ids") or ()
+            seen.tokens += got
+            seen.times_s += [now_s()] * len(got)
+
+
+def hear(choice: dict[str, Any], said: Said) -> None:
+    said.tokens += choice.get("token_ids") or ()
+    said.text += choice["text"]
+    said.finish = choice["finish_reason"] or said.finish
+    if logprobs := choice.get("logprobs"):
+        said.logprobs += zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
 
 
 def _whole(answer: dict[str, Any], seen: Seen) -> None:
@@ -151,7 +162,7 @@ class Crowd:
         return seen
 
 
-def references(url: str, cases: Sequence[Case], at_once: int = 4) -> list[list[int]]:
+def references(url: str, cases: Sequence[Case], at_once: int = 4) -> list[Seen]:
     """Every case's answer from a healthy fleet. Raises AssertionError when one fails."""
 
     async def all_of_them() -> list[Seen]:
@@ -167,5 +178,6 @@ def references(url: str, cases: Sequence[Case], at_once: int = 4) -> list[list[i
 
     answers = asyncio.run(all_of_them())
     for answer, case in zip(answers, cases, strict=True):
-        assert answer.ending == "complete" and len(answer.tokens) == case.max_tokens, answer
-    return [answer.tokens for answer in answers]
+        assert answer.ending == "complete", answer
+        assert len(answer.tokens) == case.max_tokens or "stop" in case.extras, answer
+    return answers

@@ -74,6 +74,12 @@ def notice_s(rounds: Rounds) -> float:
     return max(late, default=0.0)
 
 
+def detect_s(rounds: Rounds) -> float:
+    """From the fault until the gateway wrote that a worker was lost; infinite when it never did."""
+    found = ([at - moment(round_) for at in round_.losses_s if at >= moment(round_)] for round_ in rounds)
+    return max((min(late, default=float("inf")) for late in found), default=0.0)
+
+
 def freed_s(rounds: Rounds) -> float:
     """From the fault, or the end of the last request if later, until every pool was whole."""
     return max((_freed_s(round_) for round_ in rounds), default=0.0)
@@ -82,6 +88,36 @@ def freed_s(rounds: Rounds) -> float:
 def gap_p99_s(rounds: Rounds) -> float:
     """The pause in streams that were under way: between the tokens around the fault."""
     return quantile([gap for round_ in rounds for seen in hit(round_) for gap in _gap(seen, moment(round_))], 0.99)
+
+
+def gap_beyond_prefill_s(rounds: Rounds) -> float:
+    """That pause less what a prefill takes under the same load: the time to the first token of healthy streams."""
+    return gap_p99_s(rounds) - usual_ttft_s(rounds)
+
+
+def resumed_prompts(rounds: Rounds) -> float:
+    """Prompt tokens that prefill looked at once more for streams that went on elsewhere."""
+    return _after_hold(rounds, "prefill", "local_compute") + _after_hold(rounds, "prefill", "local_cache_hit")
+
+
+def prompts_again(rounds: Rounds) -> float:
+    """Of those, the ones computed again, there or on decode."""
+    return _after_hold(rounds, "prefill", "local_compute") + _after_hold(rounds, "decode", "local_compute")
+
+
+def emitted_again(rounds: Rounds) -> float:
+    """Tokens that clients of streams which went on had already: decode computes their KV again. An estimate: half of
+    what all streams had, for one of two decode workers died."""
+    return sum(sum(time_s < moment(round_) for time_s in seen.times_s) for round_ in rounds for seen in hit(round_)) / 2
+
+
+def _after_hold(rounds: Rounds, role: str, source: str) -> float:
+    return sum(
+        value
+        for round_ in rounds
+        for name, value in round_.after_hold.items()
+        if name.startswith(role) and name.endswith(source)
+    )
 
 
 def settled_s(rounds: Rounds) -> float:
@@ -95,6 +131,11 @@ def drain_s(rounds: Rounds) -> float:
 
 def leases_held(rounds: Rounds) -> float:
     return sum(round_.marks.get("leases", 0.0) for round_ in rounds)
+
+
+def handed_over(rounds: Rounds) -> float:
+    """Streams that went on on another worker."""
+    return sum(round_.counted.get("gateway resumed", 0.0) for round_ in rounds)
 
 
 def bad_exits(rounds: Rounds) -> float:

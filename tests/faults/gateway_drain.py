@@ -41,7 +41,7 @@ def drains(stack: Stack, times: int, seed: int) -> list[Figure]:
         slowest_s = max(slowest_s, time.monotonic() - signal_s)
         flying += sum(seen.flying(signal_s) for seen in crowd.seen)
         endings.update(seen.ending for seen in crowd.seen)
-        wrong += sum(seen.ending == "complete" and seen.tokens != right[seen.case] for seen in crowd.seen)
+        wrong += sum(seen.ending == "complete" and seen.tokens != right[seen.case].tokens for seen in crowd.seen)
         stack.start_gateway()
         stack.wait_ready()
     return [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import figures
-from .story import EndLoad, Freeze, Kill, Load, Measure, Restart, Story, Terminate, Wait
+from .story import EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Story, Terminate, Wait
 
 SHORT = Load(streams=50, prompt_tokens=(40, 300), max_tokens=(16, 96))
 LONG = Load(streams=50, prompt_tokens=(700, 1400), max_tokens=(8, 32))
@@ -17,9 +19,16 @@ ALWAYS = (
     Measure("leaks", "processes", figures.leaks, 0),
 )
 NONE_FAILED = Measure("failed", "requests", figures.failed, 0)
+DETECT = Measure("detected within", "s", figures.detect_s, 3.0)
 RESUMED = (
     Measure("streams completed", "share", figures.complete_share, 1.0, "higher"),
-    Measure("gap p99", "s", figures.gap_p99_s, 3.0),
+    Measure("gap p99", "s", figures.gap_p99_s),
+    Measure("gap p99 less the usual prefill", "s", figures.gap_beyond_prefill_s, 2.0),
+)
+REUSED = (
+    Measure("prompt tokens of streams that went on", "tokens", figures.resumed_prompts, 1, "higher"),
+    Measure("of these computed again", "tokens", figures.prompts_again),
+    Measure("emitted tokens computed again, about", "tokens", figures.emitted_again),
 )
 BROKEN = (
     Measure("streams completed (no resume: explicit errors allowed)", "share", figures.complete_share),
@@ -97,17 +106,48 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
             may_break=not resume,
         ),
         Story(
+            "6r",
+            "SIGKILL of decode when every stream has begun: what KV is used again",
+            (Wait(1.0, 2.0), Hold(), Kill("decode"), EndLoad()),
+            (*ALWAYS, *decode_dies, *REUSED),
+            replace(ANSWERS, whole_share=0.0),
+            worker={"kv": {"num_blocks": 2048}},
+            may_break=not resume,
+        ),
+        Story(
+            "7",
+            "SIGKILL of decode mid-stream: log probabilities, n of 1 to 3, stop strings, seeds",
+            (Wait(0.5, 3.0), Kill("decode"), Wait(2.0, 3.0), EndLoad()),
+            (*ALWAYS, *decode_dies),
+            replace(ANSWERS, hard=True),
+            may_break=not resume,
+        ),
+        Story(
+            "4d",
+            "SIGTERM of decode with a budget of 1 s, less than its streams take",
+            (Wait(0.5, 3.0), Terminate("decode"), Wait(1.0, 2.0), EndLoad()),
+            (
+                *ALWAYS,
+                NONE_FAILED,
+                Measure("exits other than 0", "processes", figures.bad_exits, 0),
+                Measure("drained within", "s", figures.drain_s, 5.0),
+                Measure("streams handed over", "requests", figures.handed_over, 1, "higher"),
+            ),
+            ANSWERS,
+            worker={"drain_s": 1.0},
+        ),
+        Story(
             "10p",
             "SIGSTOP of prefill for 8 s",
             (Wait(0.5, 2.5), Freeze("prefill", 8.0), Wait(1.0, 2.0), EndLoad()),
-            (*ALWAYS, NONE_FAILED, Measure("told within", "s", figures.settled_s, 5.0)),
+            (*ALWAYS, NONE_FAILED, DETECT, Measure("told within", "s", figures.settled_s)),
             SHORT,
         ),
         Story(
             "10d",
             "SIGSTOP of decode for 8 s",
             (Wait(0.5, 2.5), Freeze("decode", 8.0), Wait(1.0, 2.0), EndLoad()),
-            (*ALWAYS, Measure("told within", "s", figures.settled_s, 4.0), decode_dies[0]),
+            (*ALWAYS, DETECT, Measure("told within", "s", figures.settled_s), decode_dies[0]),
             ANSWERS,
             may_break=not resume,
         ),

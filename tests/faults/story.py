@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Ending = Literal["complete", "error", "abort", "silent", "open"]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One known request; its answer without faults is the reference. `seed` None is greedy."""
+    """One known request; its answer without faults is the reference. `seed` None is greedy. `extras`: more fields of
+    the request's body, such as n, stop, logprobs."""
 
     prompt: tuple[int, ...]
     max_tokens: int
     seed: int | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Said:
+    """What came of one choice."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[tuple[str, float]] = field(default_factory=list)
+    finish: str | None = None
 
 
 @dataclass(slots=True)
@@ -30,6 +42,7 @@ class Seen:
     status: int = 0
     tokens: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
+    said: dict[int, Said] = field(default_factory=dict)  # by choice; `tokens` are the first one's
     dones: int = 0
     errors: list[str] = field(default_factory=list)
     after_end: int = 0  # events after [DONE] or after an error
@@ -45,6 +58,11 @@ class Seen:
         if self.dones:
             return "complete"
         return "abort" if self.left else "silent"
+
+    @property
+    def received(self) -> int:
+        """Tokens of all choices."""
+        return len(self.tokens) + sum(len(said.tokens) for choice, said in self.said.items() if choice)
 
     @property
     def first_s(self) -> float | None:
@@ -104,6 +122,12 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """No new requests, and no further event before every stream has had a token: what is computed from now on is
+    computed again. Counters are noted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Starts what was killed or ended, on its old ports."""
 
@@ -113,7 +137,7 @@ class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Hold | Restart | EndLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +151,7 @@ class Load:
     deadline_s: float = 120.0  # the gateway's request timeout, but for 2 s that the way takes
     seeded_share: float = 0.25
     whole_share: float = 0.1  # asked for without streaming
+    hard: bool = False  # with log probabilities, several choices, stop strings
 
 
 @dataclass(slots=True)
@@ -139,7 +164,9 @@ class Round:
     before: dict[str, Held] = field(default_factory=dict)
     after: dict[str, Held] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)  # growth of metrics, summed over processes
+    after_hold: dict[str, float] = field(default_factory=dict)  # the same, from Hold on
     notices_s: list[float] = field(default_factory=list)  # when decode workers wrote that a transfer failed
+    losses_s: list[float] = field(default_factory=list)  # when the gateway wrote that a worker was lost
     quiet_s: float | None = None  # when every pool was whole again; None: never
     exits: list[int] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)

@@ -8,20 +8,43 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from support.processes import Child
 from support.stack import Stack
 
 from .checker import check
 from .client import Crowd, references
-from .story import Case, EndLoad, Event, Freeze, Held, Kill, Load, Restart, Round, Story, Terminate, Wait
+from .story import Case, EndLoad, Event, Freeze, Held, Hold, Kill, Load, Restart, Round, Seen, Story, Terminate, Wait
 
 QUIET_S = 20.0
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
+
+
+def harder(cases: Sequence[Case], answers: Sequence[Seen]) -> list[Case]:
+    """Each case once more with what makes resuming hard: log probabilities, several choices, and a stop string that
+    its answer does contain."""
+    kinds: tuple[Callable[[str], dict[str, Any]], ...] = (
+        lambda text: {"logprobs": 2},
+        lambda text: {"n": 2, "temperature": 0.9, "seed": len(text), "presence_penalty": 0.4},
+        lambda text: {"stop": [text[2 * len(text) // 3 :][:6]]},
+        lambda text: {
+            "n": 3,
+            "temperature": 0.7,
+            "seed": 5,
+            "logprobs": 1,
+            "stop": [text[len(text) // 2 :][:3]],
+        },
+    )
+    return [
+        replace(case, extras=kinds[number % len(kinds)](answer.said[0].text))
+        for number, (case, answer) in enumerate(zip(cases, answers, strict=True))
+    ]
 
 
 def cases_of(load: Load, seed: int, vocab: int = 640) -> list[Case]:
@@ -43,13 +66,17 @@ def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
     with Stack.up(model, directory, prefill=story.prefill, decode=story.decode, **changes) as stack:
         cases = cases_of(story.load, CASES_SEED)
-        yield Theatre(story, stack, cases, references(stack.url, cases))
+        answers = references(stack.url, cases)
+        if story.load.hard:
+            cases = harder(cases, answers)
+            answers = references(stack.url, cases)
+        yield Theatre(story, stack, cases, answers)
 
 
 class Theatre:
     """`play(seed)` performs one round; the fleet is whole again afterwards."""
 
-    def __init__(self, story: Story, stack: Stack, cases: Sequence[Case], reference: Sequence[Sequence[int]]) -> None:
+    def __init__(self, story: Story, stack: Stack, cases: Sequence[Case], reference: Sequence[Seen]) -> None:
         self.story, self.stack, self._cases, self._reference = story, stack, cases, reference
         self._down: list[str] = []
         self._warm()
@@ -78,9 +105,11 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
+        round_.losses_s = [self._monotonic(at) for at in self._losses() if at >= began]
         self._perform(Restart(), rng, round_, crowd)
         round_.after = self._held()
         round_.counted = _growth(counters, self._counters())
+        round_.after_hold = _growth(round_.after_hold, self._counters()) if round_.after_hold else {}
         story = self.story
         round_.violations = check(round_, self._reference, may_break=story.may_break, streams=story.load.streams)
         return round_
@@ -109,11 +138,22 @@ class Theatre:
                 time.sleep(for_s)
                 child.process.send_signal(signal.SIGCONT)
                 marks["thaw"] = time.monotonic()
+            case Hold():
+                crowd.end()
+                self._all_begun(crowd)
+                round_.after_hold = self._counters()
             case Restart():
                 self._restart(marks)
             case EndLoad():
                 crowd.stop()
                 marks["end"] = time.monotonic()
+
+    @staticmethod
+    def _all_begun(crowd: Crowd, timeout_s: float = 30.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while any(seen.ending == "open" and seen.streamed and not seen.tokens for seen in crowd.seen):
+            assert time.monotonic() < end_s, "a stream has no first token"
+            time.sleep(0.01)
 
     def _pick(self, role: str, rng: random.Random) -> tuple[str, Child]:
         if role == "gateway":
@@ -179,10 +219,16 @@ class Theatre:
             "gateway ok": self._samples("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
             "gateway tokens": self._samples("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
             "gateway in_flight": self._samples("gateway", "baton_gateway_in_flight") - 1,  # this very question
+            "gateway resumed": self._samples("gateway", "baton_gateway_resumes_total", 'outcome="resumed"'),
             "retries": self._samples("gateway", "baton_gateway_retries_total"),
         }
         for name in self.stack.workers:
-            if name.startswith("decode") and name not in self._down:
+            if name in self._down:
+                continue
+            for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
+                label = f'source="{source}"'
+                found[f"{name} {source}"] = self._samples(name, "vllm:prompt_tokens_by_source_total", label)
+            if name.startswith("decode"):
                 found[f"{name} recomputes"] = self._samples(name, "baton_worker_kv_recomputes_total")
                 found[f"{name} pulled"] = self._samples(name, "baton_kv_transfers_total", 'side="decode"', "landed")
         return found
@@ -200,13 +246,22 @@ class Theatre:
         """When decode workers wrote that a transfer failed."""
         for name, child in self.stack.workers.items():
             if name.startswith("decode"):
-                for line in child.log.read_text(errors="replace").splitlines():
-                    if "prefilling here" in line and " failed (" in line:
-                        yield datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
+                yield from _moments(child, " failed (", "prefilling here")
+
+    def _losses(self) -> Iterator[datetime]:
+        assert self.stack.gateway is not None
+        return _moments(self.stack.gateway, ": lost")
 
     @staticmethod
     def _monotonic(at: datetime) -> float:
         return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def _moments(child: Child, *words: str) -> Iterator[datetime]:
+    """When the process logged lines with these words."""
+    for line in child.log.read_text(errors="replace").splitlines():
+        if all(word in line for word in words):
+            yield datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
 
 
 def _is_quiet(held: Held) -> bool:

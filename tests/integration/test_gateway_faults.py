@@ -22,6 +22,7 @@ from support.fake_worker import (
     fails,
     hangs,
     says,
+    says_draining,
     streams_then_hangs,
 )
 from support.gateways import API_KEY, LONG, WORKER_KEY, Stage, chat_body, pair, stage, until
@@ -103,7 +104,8 @@ async def test_a_decode_leg_that_fails_before_its_head_goes_to_another_worker_wi
         first, second = s.worker("d0").legs[0], s.worker("d1").legs[0]
         assert first.hand_off.transfer_id != second.hand_off.transfer_id
         assert first.body["seed"] == second.body["seed"]
-        assert len(s.worker("p0").legs) == 2
+        sent_to = s.worker("p0").legs  # the first may have been given up before it was on its way
+        await until(lambda: second.hand_off.transfer_id in [leg.hand_off.transfer_id for leg in sent_to])
         assert s.metric("baton_gateway_requests_total", route="/v1/chat/completions", code="200", reason="ok") == 1
 
 
@@ -262,6 +264,34 @@ async def test_a_stuck_worker_is_lost_after_three_heartbeats_and_its_requests_go
         s.worker("d0").heartbeats_hang = True
         assert (await asking).status == 200 and len(s.worker("d1").legs) == 1
         await s.routable(2)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_worker_that_is_going_costs_no_retry_however_many_ask_it(tmp_path: Path, role: str) -> None:
+    async with stage(tmp_path, trio(role), heartbeat_interval_s=30.0, retry_burst=0, retry_ratio=0.0) as s:
+        s.worker(f"{role[0]}0").behave = says_draining()
+        if role == "prefill":
+            s.worker("d0").behave = answer("x", delay_s=0.3)
+        answers = await asyncio.gather(*(s.chat(f"{number} {LONG}") for number in range(12)))
+        assert [got.status for got in answers] == [200] * 12
+        assert s.metric("baton_gateway_retries_total", leg=role, reason="draining") > 0
+        await s.routable(2)
+
+
+async def test_looks_at_a_stuck_worker_overlap_each_on_a_connection_of_its_own(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode"), heartbeat_timeout_s=0.3, heartbeat_misses=3) as s:
+        before = s.worker("d0").heartbeats
+        s.worker("d0").heartbeats_hang = True
+        await s.routable(2)
+        assert s.worker("d0").heartbeats - before >= 3
+
+
+async def test_a_worker_that_answers_late_is_slow_and_not_lost(tmp_path: Path) -> None:
+    async with stage(tmp_path, trio("decode"), heartbeat_timeout_s=0.3, heartbeat_misses=3) as s:
+        s.worker("d0").heartbeat_delay_s = 0.5  # every look is a miss, every answer comes before the third
+        before = s.worker("d0").heartbeats
+        await until(lambda: s.worker("d0").heartbeats - before >= 8, timeout_s=20.0)
+        assert len(s.gateway.parts.registry.routable()) == 3
 
 
 async def test_a_stuck_prefill_worker_is_replaced_while_decode_still_waits_for_it(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from baton_api.openai_out import (
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_wire.http_server import Exchange, HttpServer, serve
 from baton_wire.sse import DONE, format_event
+from baton_worker.face import draining
 
 SERVER_TIMING = 'reserve;dur=1.000, prefill;dur=2.000;desc="1 chunks", transfer;dur=0.500;desc="64 B tcp"'
 
@@ -56,6 +57,7 @@ class FakeWorker:
         self.legs: list[Leg] = []
         self.heartbeats = 0
         self.heartbeats_hang = False
+        self.heartbeat_delay_s = 0.0
         self.host = "127.0.0.1"
         self.port = 0
         self._bearer = f"Bearer {worker_key}"
@@ -81,8 +83,7 @@ class FakeWorker:
             exchange.respond(401, b'{"error":{"message":"no","type":"x","param":null,"code":"invalid_api_key"}}')
         elif exchange.path == "/baton/v1/worker":
             self.heartbeats += 1
-            if self.heartbeats_hang:
-                await asyncio.sleep(60)
+            await asyncio.sleep(60 if self.heartbeats_hang else self.heartbeat_delay_s)
             exchange.respond(200, self.info.to_json())
         else:
             leg = Leg(exchange.path, dict(exchange.headers), json.loads(exchange.body))
@@ -144,6 +145,15 @@ def fails(status: int, code: str = "broken", retry_after: str | None = None) -> 
     async def behave(exchange: Exchange, leg: Leg) -> None:
         body = {"error": {"message": "it broke", "type": "server_error", "param": None, "code": code}}
         exchange.respond(status, dump(body), [("retry-after", retry_after)] if retry_after else [])
+
+    return behave
+
+
+def says_draining() -> Behaviour:
+    """Refuses as a worker does that is going."""
+
+    async def behave(exchange: Exchange, leg: Leg) -> None:
+        raise draining()
 
     return behave
 

@@ -53,7 +53,7 @@ def test_the_gateway_keeps_exactly_the_lines_of_the_events_it_passed_on(
     told: list[list[int]], sizes: list[int]
 ) -> None:
     lines = [event_line(0, ids, over=False) for ids in told]
-    sent, passed, tail = b"".join(line + DATA for line in lines), b"", StreamTail(False)
+    sent, passed, tail = b"".join(line + DATA for line in lines), b"", StreamTail(False, bytes)
     while sent and sizes:
         size = sizes.pop(0)
         passed, sent = passed + tail.feed(sent[:size]), sent[size:]
@@ -62,18 +62,18 @@ def test_the_gateway_keeps_exactly_the_lines_of_the_events_it_passed_on(
 
 
 def test_a_stream_whose_events_are_not_all_told_of_cannot_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    tail = StreamTail(False)
+    tail = StreamTail(False, bytes)
     assert tail.feed(b":0 5\n" + DATA + b": ping\n\n" + DATA) == DATA + b": ping\n\n" + DATA
     assert tail.emitted is None
     monkeypatch.setattr(events, "MAX_TOLD_BYTES", 10)
-    tail = StreamTail(False)
+    tail = StreamTail(False, bytes)
     tail.feed(b":0 5\n" + DATA + b":0 6 7 8\n" + DATA)
     assert tail.emitted is not None
     assert tail.feed(b":0 6\n" + DATA) == DATA and tail.emitted is None
 
 
 def test_half_an_event_is_forgotten_when_another_worker_goes_on() -> None:
-    tail = StreamTail(False)
+    tail = StreamTail(False, bytes)
     assert tail.feed(b":0 5\n" + DATA + b':0 6\ndata: {"cho') == DATA
     tail.cut()
     assert tail.feed(b":0 6\n" + DATA) == DATA and tail.emitted == ":0 5\n:0 6\n"

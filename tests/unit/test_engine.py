@@ -162,6 +162,64 @@ async def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on() ->
         assert later.tokens == toy_answer(PROMPT, GREEDY)[0]
 
 
+class SmallMemory(ToyRunner):
+    """Runs out of memory with more than `most` tokens in a step."""
+
+    most = 12
+
+    def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
+        if sum(len(part.token_ids) for part in slices) > self.most:
+            raise RuntimeError("out of memory")
+        return super().run(slices)
+
+
+async def test_a_step_too_large_for_the_memory_is_computed_in_parts_and_costs_no_request() -> None:
+    async with engine_over(SmallMemory()) as engine:
+        failures: list[str] = []
+        engine.on_failure(failures.append)
+        heard = [Heard() for _ in range(5)]
+        for number, each in enumerate(heard):
+            engine.submit(GenerateRequest(f"r{number}", PROMPT, replace(GREEDY, n=2), SALT), each)
+        for each in heard:
+            assert isinstance(await each.end(), Finished)
+            assert [each.of(choice) for choice in (0, 1)] == [toy_answer(PROMPT, GREEDY)[0]] * 2
+        assert "step" in failures
+
+
+async def test_one_request_that_breaks_the_step_fails_alone() -> None:
+    async with engine_over(ToyRunner(poison=50, vocab_size=51)) as engine:
+        failures: list[str] = []
+        engine.on_failure(failures.append)
+        victim, others = Heard(), [Heard() for _ in range(6)]
+        for number, each in enumerate(others):
+            engine.submit(request(f"r{number}"), each)
+            if number == 3:
+                engine.submit(GenerateRequest("v", [1, 2, 50], GREEDY, SALT), victim)
+        assert isinstance(await victim.end(), Failed)
+        for each in others:
+            assert isinstance(await each.end(), Finished) and each.tokens == toy_answer(PROMPT, GREEDY)[0]
+        assert failures == ["step"]
+
+
+class Dead(ToyRunner):
+    runs = 0
+
+    def run(self, slices: Sequence[Slice]) -> list[list[SampledToken]]:
+        self.runs += 1
+        raise RuntimeError("the device fell off the bus")
+
+
+async def test_a_dead_device_fails_all_after_a_few_tries() -> None:
+    runner = Dead()
+    async with engine_over(runner) as engine:
+        heard = [Heard() for _ in range(16)]
+        for number, each in enumerate(heard):
+            engine.submit(request(f"r{number}"), each)
+        for each in heard:
+            assert isinstance(await each.end(), Failed)
+    assert runner.runs < 32
+
+
 class BrokenCopies(ToyRunner):
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         raise RuntimeError(f"cannot copy {len(pairs)} blocks")
@@ -294,10 +352,13 @@ async def test_an_idle_engine_sleeps() -> None:
 async def test_a_scheduler_that_breaks_ends_every_request_instead_of_hanging() -> None:
     ticks = iter([0.0, 1.0])
     engine = NativeEngine(ToyRunner(), clock=lambda: next(ticks))
+    failures: list[str] = []
+    engine.on_failure(failures.append)
     heard = Heard()
     engine.submit(request("a"), heard)
     failed = await heard.end()
     assert isinstance(failed, Failed) and "the engine stopped" in failed.error.message
+    assert failures == ["stopped"]
     with pytest.raises(NoCapacity):
         engine.submit(request("b"), Heard())
     await engine.close()

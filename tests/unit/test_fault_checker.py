@@ -9,9 +9,8 @@ import pytest
 
 from faults import figures
 from faults.checker import check
-from faults.story import Figure, Held, Round, Seen
+from faults.story import Figure, Held, Round, Said, Seen
 
-REFERENCE = [[5, 6, 7, 8]]
 WHOLE = Held(free_blocks=9, total_blocks=9, sockets=5, fds=20, threads=8, epoch="a")
 
 
@@ -21,12 +20,23 @@ def seen(**changes: Any) -> Seen:
     return replace(replace(good, dones=1, ended_s=14.5), **changes)
 
 
+REFERENCE = [seen(said={0: Said([5, 6, 7, 8], "abcd", [("a", -1.0)], "length"), 1: Said([9], "x", [], "stop")})]
+
+
+def hard(first: Said, second: Said | None = None, **changes: Any) -> Seen:
+    return seen(said={0: first, **({} if second is None else {1: second})}, tokens=first.tokens, **changes)
+
+
+GOOD = Said([5, 6, 7, 8], "abcd", [("a", -1.00001)], "length")
+OTHER = Said([9], "x", [], "stop")
+
+
 def round_of(*answers: Seen, **changes: Any) -> Round:
     complete = [answer for answer in answers if answer.ending == "complete"]
     counted = {
         "gateway requests": len(answers),
         "gateway ok": len(complete),
-        "gateway tokens": sum(len(answer.tokens) for answer in complete),
+        "gateway tokens": sum(answer.received for answer in complete),
         "gateway in_flight": 0,
     }
     held = {"prefill-0": WHOLE, "gateway": Held(sockets=9, fds=9, threads=2)}
@@ -35,8 +45,8 @@ def round_of(*answers: Seen, **changes: Any) -> Round:
 
 
 def test_a_good_round_passes() -> None:
-    left = seen(dones=0, left=True, tokens=[5])
-    assert check(round_of(seen(), left), REFERENCE, may_break=False, streams=4) == []
+    left = hard(Said([5], "a"), dones=0, left=True)
+    assert check(round_of(hard(GOOD, OTHER), left), REFERENCE, may_break=False, streams=4) == []
 
 
 BAD_ANSWERS = {
@@ -50,6 +60,12 @@ BAD_ANSWERS = {
     "wrong token at 4 of 5": seen(tokens=[5, 6, 7, 8, 8]),
     "wrong token at 0 of 1": seen(dones=0, errors=["502"], tokens=[6]),
     "complete with 3 of 4 tokens": seen(tokens=[5, 6, 7]),
+    "choice 0: wrong token text": hard(replace(GOOD, text="abxd"), OTHER),
+    "choice 0: wrong token log probabilities": hard(replace(GOOD, logprobs=[("a", -1.1)]), OTHER),
+    "choice 0: complete with text of 4, stop": hard(replace(GOOD, finish="stop"), OTHER),
+    "choice 1: wrong token at 0 of 1": hard(GOOD, replace(OTHER, tokens=[8])),
+    "choice 1: complete with 0 of 1 tokens": hard(GOOD, replace(OTHER, tokens=[])),
+    "complete with 1 of 2 choices": hard(GOOD),
 }
 
 
@@ -89,7 +105,7 @@ def test_what_is_left_over_or_miscounted_is_found(told: str) -> None:
 
 def test_a_restarted_process_starts_a_baseline_of_its_own() -> None:
     after = {"prefill-0": replace(WHOLE, epoch="b", threads=90)}
-    assert check(round_of(seen(), after=after), REFERENCE, may_break=False, streams=4) == []
+    assert check(round_of(hard(GOOD, OTHER), after=after), REFERENCE, may_break=False, streams=4) == []
 
 
 def test_figures_are_taken_around_the_fault() -> None:

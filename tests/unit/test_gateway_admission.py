@@ -10,8 +10,11 @@ from baton_gateway.admission import Admission
 
 
 async def hold(admission: Admission, until: asyncio.Event) -> None:
-    async with admission.slot():
+    await admission.enter()
+    try:
         await until.wait()
+    finally:
+        admission.leave()
 
 
 async def settle() -> None:
@@ -70,13 +73,14 @@ async def test_however_holders_come_leave_and_give_up_no_slot_is_lost(seed: int)
 
     async def one() -> None:
         nonlocal running
-        async with admission.slot():
-            running += 1
-            assert running <= 3
-            try:
-                await asyncio.sleep(dice.random() * 0.01)
-            finally:
-                running -= 1
+        await admission.enter()
+        running += 1
+        assert running <= 3
+        try:
+            await asyncio.sleep(dice.random() * 0.01)
+        finally:
+            running -= 1
+            admission.leave()
 
     tasks = []
     for _ in range(40):

@@ -26,15 +26,20 @@ def picked(
     tokens: int = 320,
     held: dict[str, int] | None = None,
     excluded: tuple[str, ...] = (),
+    apart: tuple[tuple[str, str], ...] = (),
     **policy: Any,
 ) -> tuple[str | None, str | None, str]:
     """(decode, prefill, reason)"""
-    view = View(workers, {f"http://{name}": blocks for name, blocks in (held or {}).items()})
+    view = View(workers, {f"http://{name}": blocks for name, blocks in (held or {}).items()}, urls(apart))
     request = RouteRequest(tokens, "m", frozenset(f"http://{name}" for name in excluded))
     found = pick(view, request, 100.0, Policy(**policy))
     if isinstance(found, Refusal):
         return None, None, found.reason
     return found.decode.info.worker_id, found.prefill.info.worker_id if found.prefill else None, found.reason
+
+
+def urls(pairs: tuple[tuple[str, str], ...]) -> frozenset[tuple[str, str]]:
+    return frozenset((f"http://{prefill}", f"http://{decode}") for prefill, decode in pairs)
 
 
 FULL = worker("d0", load=WorkerLoad(kv_usage=0.9))
@@ -44,6 +49,20 @@ over = {"suspended_until_s": 99.0}
 
 TABLE: list[tuple[str, tuple[WorkerView, ...], dict[str, Any], tuple[str | None, str | None, str]]] = [
     ("a pair", (P0, D0), {}, ("d0", "p0", "disaggregated")),
+    ("a pair with no way between is avoided", (P0, D0, D1), {"apart": (("p0", "d0"),)}, ("d1", "p0", "disaggregated")),
+    (
+        "another prefill for the same decode",
+        (P0, P1, D0),
+        {"apart": (("p0", "d0"),)},
+        ("d0", "p1", "disaggregated"),
+    ),
+    ("all pairs apart: decode serves by itself", (P0, D0), {"apart": (("p0", "d0"),)}, ("d0", None, "pairs_apart")),
+    (
+        "all pairs apart, and decode may not prefill: a doubtful pair beats none",
+        (P0, D0),
+        {"apart": (("p0", "d0"),), "on_prefill_failure": "fail"},
+        ("d0", "p0", "disaggregated"),
+    ),
     ("ties go to the smaller id", (P1, P0, D1, D0), {}, ("d0", "p0", "disaggregated")),
     ("an idle decode beats a busy one", (P0, worker("d0", view=busy), D1), {}, ("d1", "p0", "disaggregated")),
     (

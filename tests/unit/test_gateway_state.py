@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from baton_api.blocks import block_keys, tenant_salt
 from baton_api.errors import SettingError
 from baton_api.fleet import Fleet, FleetWorker
-from baton_api.worker import Role, WorkerInfo
+from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_gateway.index import PrefixIndex
+from baton_gateway.pairs import Pairs, lost_on_the_way
 from baton_gateway.registry import Registry
 
 KEYS = block_keys(list(range(160)), 16, tenant_salt(b"s", "t"))
@@ -27,10 +28,22 @@ def test_the_index_counts_leading_blocks_per_worker() -> None:
     assert index.held((), ["a"]) == {} and index.held(KEYS, []) == {}
 
 
-def test_a_gap_ends_a_prefix() -> None:
-    index = PrefixIndex(100)
-    index.record(KEYS[2:], "a")
-    assert index.held(KEYS, ["a"]) == {}
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12), st.sampled_from("ab")), max_size=60), st.integers(2, 30)
+)
+def test_a_bounded_index_never_says_more_than_was_recorded_and_keeps_the_latest(
+    steps: list[tuple[int, int, str]], max_keys: int
+) -> None:
+    prompts = [block_keys([number] * 192, 16, b"k" * 32) for number in range(5)]
+    index, ever = PrefixIndex(max_keys), dict.fromkeys(((p, url) for p in range(5) for url in "ab"), 0)
+    for prompt, count, url in steps:
+        index.record(prompts[prompt][:count], url)
+        ever[prompt, url] = max(ever[prompt, url], count)
+        index.check_invariants()
+        assert len(index) <= max_keys
+        assert index.held(prompts[prompt], [url])[url] >= min(count, max_keys // 2)
+        for (other, holder), most in ever.items():
+            assert index.held(prompts[other], [holder]).get(holder, 0) <= most
 
 
 def test_keys_of_another_tenant_find_nothing() -> None:
@@ -51,15 +64,15 @@ def test_the_index_forgets_a_worker_at_once_and_learns_it_again() -> None:
     index.check_invariants()
 
 
-def test_the_index_is_bounded_and_drops_the_ends_of_old_prompts_first() -> None:
-    index = PrefixIndex(6)
-    other = block_keys([7] * 64, 16, tenant_salt(b"s", "t"))
-    index.record(KEYS[:4], "a")
-    index.record(other, "a")
-    assert len(index) == 6
-    assert index.held(KEYS, ["a"]) == {"a": 2} and index.held(other, ["a"]) == {"a": 4}
-    index.record(KEYS, "a")
-    assert len(index) == 6 and index.held(KEYS, ["a"]) == {"a": 6}
+def test_the_index_is_bounded_and_drops_what_was_not_routed_again() -> None:
+    index = PrefixIndex(8)
+    other, third = (block_keys([number] * 64, 16, tenant_salt(b"s", "t")) for number in (7, 8))
+    for keys in (KEYS[:4], other, KEYS[:4], third):
+        index.record(keys, "a")
+    assert len(index) == 8
+    assert index.held(KEYS, ["a"]) == index.held(third, ["a"]) == {"a": 4} and index.held(other, ["a"]) == {}
+    index.record(KEYS, "b")
+    assert index.held(KEYS, ["b"]) == {"b": 4}, "of a prompt longer than half the index its first keys"
 
 
 @given(st.lists(st.tuples(st.sampled_from("rf"), st.integers(0, 10), st.sampled_from("abc")), max_size=40))
@@ -153,19 +166,68 @@ def test_a_new_epoch_is_told_and_lifts_a_suspension() -> None:
 def test_a_worker_that_leaves_the_fleet_is_gone_and_what_comes_late_is_ignored() -> None:
     made = registry()
     made.heard("u0", INFO)
-    with made.load("u0", 5):
-        assert made.set_fleet(Fleet("m2", (FleetWorker("u1"),))) == ("u0",)
-        assert made.urls == ("u1",) and made.model == "m2"
+    before = made.load("u0", 5)
+    assert made.set_fleet(Fleet("m2", (FleetWorker("u1"),))) == ("u0",)
+    assert made.urls == ("u1",) and made.model == "m2"
     assert made.heard("u0", INFO) == made.missed("u0") == "none"
     made.suspend("u0", 1.0)
-    with made.load("u0", 5):
-        made.check_quiescent()
+    made.load("u0", 5).close()
+    made.set_fleet(Fleet("m", (FleetWorker("u0"),)))
+    before.close()
+    made.check_quiescent()
 
 
 def test_load_is_booked_while_it_lasts() -> None:
     made = registry()
     made.heard("u0", INFO)
-    with made.load("u0", 5), made.load("u0", 7):
-        assert (made.routable()[0].in_flight, made.routable()[0].in_flight_tokens) == (2, 12)
+    first, second = made.load("u0", 5), made.load("u0", 7)
+    assert (made.routable()[0].in_flight, made.routable()[0].in_flight_tokens) == (2, 12)
+    made.heard("u0", replace(INFO, load=WorkerLoad(running=1)))
+    assert made.routable()[0].in_flight == 2, "news of a worker do not touch what is booked on it"
+    first.close()
+    first.close()
+    assert (made.routable()[0].in_flight, made.routable()[0].in_flight_tokens) == (1, 7)
+    second.close()
     made.check_quiescent()
     assert made.block_sizes == {16}
+
+
+PAIR = ("http://p0", "http://d0")
+
+
+def test_a_pair_rests_after_a_loss_then_one_request_at_a_time_tries_it_until_one_comes_through() -> None:
+    pairs = Pairs(rest_s=2.0)
+    pairs.tried(PAIR, 0.0)
+    assert pairs.apart(0.0) == frozenset()
+    assert pairs.told(PAIR, lost=True, now_s=1.0) and not pairs.told(PAIR, lost=True, now_s=1.5)
+    assert pairs.apart(3.4) == {PAIR} and pairs.apart(3.6) == frozenset()
+    pairs.tried(PAIR, 3.6)
+    assert pairs.apart(3.7) == {PAIR}
+    pairs.told(PAIR, lost=False, now_s=4.0)
+    assert pairs.apart(4.0) == frozenset()
+
+
+def test_a_pair_is_forgotten_with_either_worker_and_a_trial_that_never_ends_does_not_close_it_for_ever() -> None:
+    pairs = Pairs(rest_s=2.0)
+    for gone in PAIR:
+        pairs.told(PAIR, lost=True, now_s=1.0)
+        pairs.forget(gone)
+        assert pairs.apart(1.0) == frozenset()
+    pairs.told(PAIR, lost=True, now_s=1.0)
+    pairs.tried(PAIR, 4.0)
+    assert pairs.apart(8.9) == {PAIR} and pairs.apart(9.1) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("header", "lost"),
+    [
+        ('reserve;dur=1, lost_transfer;dur=5;desc="peer_lost"', True),
+        ('reserve;dur=1, lost_transfer;dur=5;desc="transfer_deadline"', True),
+        ('reserve;dur=1, lost_transfer;dur=5;desc="checksum_mismatch"', False),
+        ('reserve;dur=1, prefill;dur=5, transfer;dur=1;desc="64 B tcp"', False),
+        ('prefill;dur=5;desc="64 prompt tokens computed here"', None),
+        ("", None),
+    ],
+)
+def test_what_decode_says_of_the_way_is_understood(header: str, lost: bool | None) -> None:
+    assert lost_on_the_way(header) is lost

@@ -29,7 +29,7 @@ def shared(one: dict[str, Any], other: dict[str, Any], salt: bytes = SALT) -> in
 
 
 def test_a_longer_conversation_begins_with_the_keys_of_the_shorter_one() -> None:
-    first, second = chat("a" * 1000), chat("a" * 1000, "b" * 1000)
+    first, second = chat("a" * 2100), chat("a" * 2100, "b" * 1000)
     keys = TextPrompt(first, SALT).keys(16)
     assert len(keys) == 4 and TextPrompt(second, SALT).keys(16)[:4] == keys
 
@@ -37,19 +37,19 @@ def test_a_longer_conversation_begins_with_the_keys_of_the_shorter_one() -> None
 @pytest.mark.parametrize(
     ("change", "salt"),
     [
-        (chat("a" * 1000, chat_template_kwargs={"thinking": True}), SALT),
-        (chat("b" + "a" * 999), SALT),
-        (chat("a" * 1000), OTHER),
-        ({"prompt": "a" * 1000}, SALT),
+        (chat("a" * 2000, chat_template_kwargs={"thinking": True}), SALT),
+        (chat("b" + "a" * 1999), SALT),
+        (chat("a" * 2000), OTHER),
+        ({"prompt": "a" * 2000}, SALT),
     ],
     ids=["template arguments", "first letter", "tenant", "completion"],
 )
 def test_what_changes_the_prompt_or_its_owner_changes_every_key(change: dict[str, Any], salt: bytes) -> None:
-    assert shared(chat("a" * 1000), change, salt) == 0
+    assert shared(chat("a" * 2000), change, salt) == 0
 
 
 def test_a_difference_far_back_leaves_the_keys_before_it() -> None:
-    assert shared(chat("a" * 1000), chat("a" * 600 + "b" * 400)) == 2
+    assert shared(chat("a" * 2000), chat("a" * 1200 + "b" * 800)) == 2
 
 
 def test_a_partial_block_of_text_has_no_key() -> None:
@@ -60,7 +60,7 @@ def test_a_partial_block_of_text_has_no_key() -> None:
 def test_keys_count_as_the_kv_blocks_that_their_text_is_taken_for() -> None:
     prompt = TextPrompt({"prompt": "a" * 1022}, SALT)
     assert (len(prompt), prompt.exact) == (1024 // BYTES_PER_TOKEN, False)
-    assert prompt.blocks_of(3, 16) == 3 * KEY_TOKENS // 16 and prompt.blocks_of(1, 128) == 0
+    assert prompt.blocks_of(3, 16) == 3 * KEY_TOKENS // 16 and prompt.blocks_of(1, 256) == 0
     assert len(TextPrompt({"prompt": ""}, SALT)) == 1, "routing divides by it"
 
 

@@ -11,6 +11,7 @@ from baton_api.metrics import ALL
 from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent
 from baton_worker.event_stream import EventStream
 from baton_worker.kv_journal import KvJournal
+from baton_worker.quarantine import Quarantine
 from baton_worker.telemetry import Telemetry
 
 
@@ -99,3 +100,20 @@ def test_only_the_transport_in_force_is_exported_and_legs_are_counted_by_outcome
     assert 'baton_kv_transport_info{asked="ucx",negotiated="ucx/shm"} 1.0' in text
     assert 'negotiated="ucx"}' not in text
     assert 'baton_worker_requests_total{leg="decode",outcome="ok"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("most", "failures_s", "answers"),
+    [
+        (3, (0, 30, 60), (False, False, True)),
+        (3, (0, 30, 61), (False, False, False)),
+        (3, (0, 30, 61, 89), (False, False, False, True)),
+        (1, (5,), (True,)),
+        (0, (1, 1, 1, 1), (False, False, False, False)),
+    ],
+)
+def test_a_worker_is_quarantined_at_so_many_failures_within_the_window(
+    most: int, failures_s: tuple[float, ...], answers: tuple[bool, ...]
+) -> None:
+    quarantine = Quarantine(most, 60.0)
+    assert tuple(quarantine.failed(at_s) for at_s in failures_s) == answers

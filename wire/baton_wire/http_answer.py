@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from baton_api.errors import BatonError, DeadlineExceeded
+from baton_api.errors import BatonError, DeadlineExceeded, MethodNotAllowed, NoCapacity, Overloaded
 
 Headers = Sequence[tuple[str, str]]
 
@@ -65,10 +65,15 @@ def error_body(error: BatonError) -> bytes:
 
 
 def error_headers(error: BatonError) -> list[tuple[str, str]]:
-    """`Retry-After` in whole seconds, rounded up; `x-should-retry: false` where a retry by OpenAI's client is vain."""
+    """`Retry-After` in whole seconds, rounded up; `x-should-retry: false` where a retry by OpenAI's client is vain;
+    `Allow` with 405; why a request was not taken on, as llm-d says it."""
     headers = []
+    if isinstance(error, NoCapacity | Overloaded) and error.code is not None:
+        headers.append(("x-request-dropped-reason", error.code))
     if error.retry_after_s is not None:
         headers.append(("retry-after", str(max(0, math.ceil(error.retry_after_s)))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append(("allow", error.allow))
     if isinstance(error, DeadlineExceeded):
         headers.append(("x-should-retry", "false"))
     return headers

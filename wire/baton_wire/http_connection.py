@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
-from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, NoCapacity, TooLarge
+from baton_api.errors import BatonError, ClientTooSlow, HeadersTooLarge, TooLarge
 from baton_wire.http_answer import CONTINUE, error_body, error_headers, render_head
 from baton_wire.http_body import ChunkedBody, LengthBody
 from baton_wire.http_exchange import Exchange
@@ -40,8 +40,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_buffer", "_checked_bytes", "_discarded_bytes", "_exchange", "_first", "_head",
-        "_held_bytes", "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters", "paused_since",
-        "peer", "transport",
+        "_held_bytes", "_host", "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters",
+        "paused_since", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.paused_since: float | None = None
-        self.peer = ""
+        self.peer = self._host = ""
 
     @property
     def closing(self) -> bool:
@@ -87,16 +87,18 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self.transport.set_write_buffer_limits(high=self._limits.write_high_water_bytes)
         address = transport.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
-        if not self._server.admit(self):
-            self._refuse(NoCapacity("too many connections", code="too_many_connections", retry_after_s=1.0))
+        self._host, port = address[:2] if isinstance(address, tuple) else ("", 0)
+        self.peer = f"{self._host}:{port}" if self._host else ""
+        refusal = self._server.admit(self, self._host)
+        if refusal is not None and not self.transport.is_closing():
+            self._refuse(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = CLOSED
         self._buffer = b""
         self.paused_since = None
         self._let_go_of_body()
-        self._server.forget(self)
+        self._server.forget(self, self._host)
         self._client_gone()
         self._wake()
 
@@ -260,6 +262,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: BatonError) -> None:
         """Answers what never became a request, then lingers: closing on unread bytes resets and loses the answer."""
+        self._server.refused[error.code or error.reason] += 1
         body = error_body(error)
         framing = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{self.date_line}connection: close\r\n"

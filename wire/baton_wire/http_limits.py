@@ -35,6 +35,10 @@ class ServerLimits:
     """A body must have arrived `body_grace_s + bytes so far / rate` after its head."""
     idle_timeout_s: float = 75.0
     max_connections: int = 4096
+    max_connections_per_address: int = 4096
+    """Of one client address; one more gets 429."""
+    max_refused_connections: int = 256
+    """Open beyond max_connections while their refusal is read; one more is reset without an answer."""
     write_high_water_bytes: int = 64 * KIB
     """Above it `drain` waits and relays pause."""
     max_write_buffer_bytes: int = 4 * MIB

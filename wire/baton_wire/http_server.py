@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
 
+from baton_api.errors import BatonError, NoCapacity
 from baton_wire.http_body import BodyBudget
 from baton_wire.http_connection import Connection
+from baton_wire.http_doors import Doors
 from baton_wire.http_exchange import ClientGone, Exchange
 from baton_wire.http_limits import ServerLimits
 
@@ -29,16 +32,19 @@ returns None and has the answer completed by callbacks. A BatonError becomes its
 
 
 class HttpServer:
-    """A listening server. `closing` turns true at `close`; `connections` counts the open ones."""
+    """A listening server. `closing` turns true at `close`; `connections` counts the open ones, `refused` by code
+    what never became a request."""
 
     def __init__(self, handler: Handler, limits: ServerLimits) -> None:
         self.handler = handler
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.bodies = BodyBudget(self.limits.max_unfinished_bodies_bytes)
+        self._doors = Doors(limits)
         self.closing = False
         self.port = 0
         self.date_line = ""
+        self.refused: Counter[str] = Counter()  # what never became a request, by code
         self._listener: asyncio.Server | None = None
         self._open: set[Connection] = set()
         self._running: set[asyncio.Task[None]] = set()
@@ -91,13 +97,20 @@ class HttpServer:
 
     # Called by connections.
 
-    def admit(self, connection: Connection) -> bool:
-        """Keeps the connection; false if it is one too many (it is kept all the same until its refusal is read)."""
+    def admit(self, connection: Connection, host: str) -> BatonError | None:
+        """Keeps the connection; the refusal if it is one too many (it is kept all the same until that is read)."""
         self._open.add(connection)
-        return len(self._open) <= self.limits.max_connections and not self.closing
+        refusal = self._doors.enter(host, len(self._open))
+        if len(self._open) > self.limits.max_connections + self.limits.max_refused_connections:
+            self.refused["too_many_connections"] += 1
+            connection.transport.abort()
+        if self.closing:
+            return NoCapacity("this server is closing", code="too_many_connections", retry_after_s=1.0)
+        return refusal
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection, host: str) -> None:
         self._open.discard(connection)
+        self._doors.leave(host)
         if not self._open:
             self._emptied.set()
 

@@ -59,7 +59,8 @@ class Face:
         self._bearer = f"Bearer {worker_key}"
         self._host = host
         self._numbers = itertools.count()
-        self.in_flight = 0
+        self._serving: set[asyncio.Task[None]] = set()
+        self._handing_over = False
         self._routes: dict[tuple[str, str], Callable[[Exchange], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self._generate,
             ("POST", "/v1/completions"): self._generate,
@@ -70,12 +71,25 @@ class Face:
             ("GET", "/ready"): self._ready,
         }
 
+    @property
+    def in_flight(self) -> int:
+        return len(self._serving)
+
+    def hand_over(self) -> int:
+        """Breaks off what is being served, with the reason "draining": the gateway lets it go on on another worker.
+        Returns how many legs that were."""
+        self._handing_over = True
+        for task in self._serving:
+            task.cancel()
+        return len(self._serving)
+
     async def handle(self, exchange: Exchange) -> None:
         """The server's handler; what it raises becomes the answer."""
         route = self._routes.get((exchange.method, exchange.path))
         if route is None:
-            known = any(path == exchange.path for _, path in self._routes)
-            raise (MethodNotAllowed if known else NotFound)(f"{exchange.method} {exchange.path} is not served here")
+            told = f"{exchange.method} {exchange.path} is not served here"
+            allow = ", ".join(method for method, path in self._routes if path == exchange.path)
+            raise MethodNotAllowed(told, allow=allow) if allow else NotFound(told)
         if exchange.path.startswith(("/v1/", "/baton/")):
             given = exchange.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), self._bearer.encode()):
@@ -108,24 +122,28 @@ class Face:
 
     async def _generate(self, exchange: Exchange) -> None:
         if self._host.draining:
-            raise NoCapacity("this worker is draining", code="draining", retry_after_s=1.0)
+            raise draining()
         job = self._job(exchange)
         task = asyncio.current_task()
         assert task is not None
         exchange.on_gone(partial(_cancel, task))
-        self.in_flight += 1
+        self._serving.add(task)
         outcome = "ok"
         try:
             await self._host.serve_job(job, exchange)
         except asyncio.CancelledError:
             outcome = "client_gone"
-            if not exchange.gone:
+            if self._handing_over and not exchange.gone:
+                outcome = "handed_over"
+                task.uncancel()
+                self._break_off(exchange, draining())
+            elif not exchange.gone:
                 raise
         except BatonError as error:
             outcome = error.reason
             self._break_off(exchange, error)
         finally:
-            self.in_flight -= 1
+            self._serving.discard(task)
             self._parts.telemetry.leg_ended(job.leg, outcome)
 
     def _break_off(self, exchange: Exchange, error: BatonError) -> None:
@@ -177,6 +195,11 @@ def _emitted(parsed: ChatRequest | CompletionRequest) -> Emitted | None:
     if not parsed.stream:
         raise BadRequest("only a stream can be resumed; leave it out", param="emitted")
     return read_emitted(parsed.emitted, parsed.sampling.n)
+
+
+def draining() -> NoCapacity:
+    """What the gateway takes for the departure that it is."""
+    return NoCapacity("this worker is draining", code="draining", retry_after_s=1.0)
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

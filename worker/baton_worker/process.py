@@ -37,6 +37,7 @@ from .face import Face
 from .job import Job
 from .kv_journal import KvJournal
 from .parts import Parts, load_parts
+from .quarantine import Quarantine
 from .settings import WorkerSettings
 
 log = logging.getLogger("baton.worker")
@@ -45,6 +46,10 @@ CLOSE_S = 10.0
 """After the drain: time for connections and the step under way to end. Kubernetes gives a Pod drain + 15 s."""
 OVERRIDES = {WORKER_ID_VARIABLE: "worker_id", ADVERTISE_HOST_VARIABLE: "advertise_host"}
 """What differs from Pod to Pod of one settings file: these variables win over it."""
+QUARANTINED = 3
+"""Exit code of a worker that does not trust its own engine any more."""
+HAND_OVER_S = 2.0
+"""For the last error event or answer of what is handed over to be written."""
 
 
 class LegHandler(Protocol):
@@ -72,15 +77,15 @@ def say(**line: object) -> None:
 
 
 def run(role: Role, build: Callable[[Parts], LegHandler], argv: Sequence[str]) -> int:
-    """The process's main. Exit code 2 for a bad setting, which is named on stderr."""
+    """The process's main. Exit code 2 for a bad setting, which is named on stderr; 3 when its engine failed too
+    often."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         settings = read_settings(argv, os.environ)
-        uvloop.run(_main(role, build, settings))
+        return uvloop.run(_main(role, build, settings))
     except BatonError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 2
-    return 0
 
 
 def read_settings(argv: Sequence[str], environment: Mapping[str, str]) -> WorkerSettings:
@@ -146,11 +151,14 @@ class Worker:
         self.grpc: GrpcServer | None = None
         self.http: HttpServer | None = None
         self.stopped = asyncio.Event()
+        self.exit_code = 0
+        self._quarantine = Quarantine(parts.settings.engine.max_failures, parts.settings.engine.failure_window_s)
 
     async def start(self) -> None:
         """Listens; raises SettingError when an address cannot be had."""
         settings = self.parts.settings
         self.parts.engine.on_kv_events(self.control.publish)
+        self.parts.engine.on_failure(self.failed)
         await self.leg.start()
         services = (lambda server: add_WorkerServicer_to_server(self.control, server), self.leg.add_services)
         self.grpc = await start_grpc(settings.host, settings.control_port, services)
@@ -186,6 +194,7 @@ class Worker:
         return None
 
     def exposition(self) -> bytes:
+        self.parts.telemetry.metrics.gauge("baton_worker_tasks").set(len(asyncio.all_tasks()))
         return self.parts.telemetry.exposition(self.parts.engine.stats(), self.draining)
 
     async def serve_job(self, job: Job, exchange: Exchange) -> None:
@@ -195,14 +204,40 @@ class Worker:
             await self.leg.serve(job, exchange)
 
     async def drain(self, budget_s: float) -> int:
-        """Takes no new work, waits for what runs and for what is promised; then the process ends."""
+        """Takes no new work, waits for what runs and for what is promised; then the process ends. What runs longer is
+        handed over to other workers. Returns how many requests and promises were left."""
         self.draining = True
         end_s = time.monotonic() + min(budget_s, self.parts.settings.drain_s)
         while self.face.in_flight and time.monotonic() < end_s:
             await asyncio.sleep(0.02)
+        handed_over = await self.hand_over()
         left = await self.leg.quiesce(max(0.0, end_s - time.monotonic()))
         self.stopped.set()
-        return left + self.face.in_flight
+        return left + handed_over
+
+    async def hand_over(self) -> int:
+        """Ends what is being served so that other workers go on with it; returns how many requests that were."""
+        handed_over = self.face.hand_over()
+        if handed_over:
+            log.warning("%d requests handed over to other workers", handed_over)
+        end_s = time.monotonic() + HAND_OVER_S
+        while self.face.in_flight and time.monotonic() < end_s:
+            await asyncio.sleep(0.01)
+        return handed_over
+
+    def failed(self, what: str) -> None:
+        """The engine failed in a step, or stopped for good."""
+        self.parts.telemetry.engine_failed(what)
+        too_many = self._quarantine.failed(time.monotonic())
+        if (too_many or what == "stopped") and not self.exit_code:
+            self.draining, self.exit_code = True, QUARANTINED
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(what))
+
+    async def _leave(self, what: str) -> None:
+        """Ends itself: whoever started it starts it anew, on a device that may have recovered."""
+        log.error("the engine failed too often (last: %s); this worker ends with exit code %d", what, QUARANTINED)
+        await self.hand_over()
+        self.stopped.set()
 
     async def close(self) -> None:
         if self.http is not None:
@@ -215,7 +250,7 @@ class Worker:
         await self.parts.transport.close()
 
 
-async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: WorkerSettings) -> None:
+async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: WorkerSettings) -> int:
     secret = read_secret(settings.secret_file)
     parts = load_parts(settings, secret, lambda done, total: say(progress="loading weights", done=done, total=total))
     worker = Worker(role, parts, build(parts), derive_key(secret, "worker-http").hex())
@@ -236,6 +271,7 @@ async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: Work
     except TimeoutError:
         log.error("not closed in %g s, a step may be stuck; ending all the same", CLOSE_S)
         os._exit(1)
+    return worker.exit_code
 
 
 def _address(host: str, port: int) -> str:

@@ -20,7 +20,7 @@ class PoolSettings:
     num_blocks: int | None = setting(None, "KV blocks in the pool", low=1)
     kv_bytes: int = setting(256 * 2**20, "bytes of the KV pool", low=2**16)
     lease_s: float = setting(10.0, "how long blocks are kept for a pull without a sign of life", low=0.1, high=3600)
-    heartbeat_s: float = setting(2.0, "heartbeat between two workers", low=0.05, high=60)
+    heartbeat_s: float = setting(0.7, "heartbeat between two workers", low=0.05, high=60)
     transfer_timeout_s: float = setting(60.0, "longest a transfer may take", low=0.1, high=3600)
 
 
@@ -36,6 +36,8 @@ class ComputeSettings:
     max_batched_tokens: int = setting(512, "token budget of a step: the prefill chunk", low=1, high=2**20)
     max_running: int = setting(64, "sequences in the running batch", low=1, high=65536)
     max_requests: int = setting(4096, "requests held at once, waiting ones included", low=1, high=2**20)
+    max_failures: int = setting(3, "failed steps within failure_window_s after which it ends itself; 0: never", low=0)
+    failure_window_s: float = setting(60.0, "how long a failed step is remembered", low=0.1, high=86400)
     max_model_len: int | None = setting(None, "longest prompt plus answer; default: the model's", low=1)
 
 

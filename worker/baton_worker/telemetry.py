@@ -52,6 +52,9 @@ class Telemetry:
     def recomputed(self, reason: str) -> None:
         self.metrics.counter("baton_worker_kv_recomputes_total", reason=reason).inc()
 
+    def engine_failed(self, what: str) -> None:
+        self.metrics.counter("baton_worker_engine_failures_total", what=what).inc()
+
     def first_token(self, seconds: float) -> None:
         self.metrics.histogram("vllm:time_to_first_token_seconds").observe(seconds)
 
