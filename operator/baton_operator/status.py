@@ -146,9 +146,10 @@ READY: tuple[Callable[[View], Finding | None], ...] = (_refused, _created, _size
 
 
 def _progressing(view: View) -> tuple[bool, Finding]:
-    moving = [role for role, count in view.plan.counts.items() if count.old_asked]
-    if moving:
+    if any(count.old_asked for count in view.plan.counts.values()):
         return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: {view.plan.step.reason}")
+    if any(count.old for count in view.plan.counts.values()):
+        return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: the last old workers are ending")
     short = [role for role, size in view.plan.sizes.items() if view.ready(role) != size or not _is_asked(view, role)]
     if short:
         parts = [f"{role.value} {view.ready(role)}/{view.plan.sizes[role]}" for role in sorted(short)]
@@ -274,7 +275,7 @@ def _revisions(view: View) -> tuple[RevisionStatus, ...]:
 
 
 def _plan_status(view: View, moving: bool) -> PlanStatus:
-    if any(count.old_asked for count in view.plan.counts.values()):
+    if any(count.old for count in view.plan.counts.values()):
         return PlanStatus("rollout", view.plan.step.reason)
     if moving:
         return PlanStatus("wait", "for Pods to be ready")
