@@ -33,7 +33,7 @@ class Kind:
 MODEL = Kind(GROUP, VERSION, "Model", MODEL_PLURAL)
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
-ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", stage=1)
 SECRET = Kind("", "v1", "Secret", "secrets", metadata_only=True)
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
 SERVICE = Kind("", "v1", "Service", "services")
