@@ -211,17 +211,20 @@ def model_status(view: View, now: str) -> Json:
     )
 
 
+NEWS = ("observedGeneration", "reason", "plan", "conditions")
+
+
 def stalled_status(raw: Json, reason: Reason, message: str, now: str) -> Json:
     """Of a Model that cannot be served at all; what it has already goes on as it is."""
     found = {"Ready": (False, reason, message), "Stalled": (True, reason, message)}
-    kept = {name: value for name, value in (raw.get("status") or {}).items() if name not in ("conditions", "plan")}
     said = ModelStatus(
         observed_generation=_generation(raw),
         reason=reason.value,
         plan=PlanStatus("blocked", message),
         conditions=_conditions(raw, found, now),
     )
-    return kept | as_json(said)
+    new = as_json(said)
+    return (raw.get("status") or {}) | {name: new[name] for name in NEWS}
 
 
 def pool_status(view: View, role: Role, raw: Json, now: str) -> Json:
