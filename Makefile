@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH_CPU ?= 2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help install fix check test faults soak fuzz demo proto clean
+.PHONY: help install fix check test faults soak pressure fuzz demo proto clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ faults: install  ## every fault of the table against real processes under load, 
 MINUTES ?= 30
 soak: install  ## a real fleet under light load for MINUTES, workers killed now and then: memory, and what is left behind
 	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m soak --minutes $(MINUTES) $(ARGS)
+
+pressure: install  ## the gateway under slow sockets, a long queue and hostile bodies: memory, CPU on the loop, others' latency
+	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m pressure $(ARGS)
 
 CASES ?= 1000000
 fuzz: install  ## schemathesis (5,000 cases and more), then CASES inputs to the HTTP parser beside h11

@@ -64,6 +64,16 @@ def compare(case: str, measure: Measure, ours: Sequence[float], peer_name: str, 
     )  # fmt: skip
 
 
+def single(case: str, unit: str, ours: float, other: tuple[str, float], *, bar: float | None, metric: str = "") -> Row:
+    """A row of one measurement beside another one, which is named: lower is better."""
+    (name, peer), ratio = other, ours / other[1]
+    mine, theirs, share = _short(ours), _short(peer), float(f"{ratio:.5g}")
+    return Row(
+        case, metric or unit, unit, mine, name, theirs, share, bar, None, "lower",
+        (mine, mine), (theirs, theirs), (share, share), 1, round(os.getloadavg()[0], 2),
+    )  # fmt: skip
+
+
 def _short(value: float) -> float:
     """Four significant digits."""
     return float(f"{value:.4g}")

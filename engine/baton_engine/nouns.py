@@ -196,6 +196,11 @@ class Engine(Protocol):
     def stop_choice(self, request_id: str, choice: int) -> None:
         """The text side found a stop string: generate no more for this choice. Unknown ids are ignored."""
 
+    def pause(self, request_id: str) -> None:
+        """Generate no more until resume(): nobody reads it. Its blocks may be taken. Unknown ids are ignored."""
+
+    def resume(self, request_id: str) -> None: ...
+
     def abort(self, request_id: str) -> None:
         """End the request and free its blocks. Unknown ids are ignored."""
 

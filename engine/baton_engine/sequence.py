@@ -41,6 +41,7 @@ class Job:
     cached_tokens: int = 0
     chunks: int = 0
     reported: bool = False
+    paused: bool = False
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:

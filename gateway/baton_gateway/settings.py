@@ -29,6 +29,7 @@ class GatewaySettings:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "TCP port; 0 takes a free one", low=0, high=65535)
     reuse_port: bool = setting(False, "SO_REUSEPORT, for several gateway processes on one port")
+    processes: int = setting(1, "gateway processes on the one port, started again when they die", low=1, high=64)
     secret_file: str = setting("", "file with the deployment's secret (at least 32 bytes)")
     auth: bool = setting(True, "whether /v1 needs an API key")
     api_keys: tuple[str, ...] = setting((), "API keys; one is generated and printed when there is none")
@@ -58,6 +59,8 @@ class GatewaySettings:
     max_connections_per_address: int = setting(
         1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
     )
+    parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
+    max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies in memory, all together", low=1)
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 
@@ -66,6 +69,9 @@ class GatewaySettings:
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
+    slow_transfer_s: float = setting(
+        1.0, "a pair whose KV keeps a request waiting longer, and longer than computing it, is avoided", low=0
+    )
     retry_ratio: float = setting(0.1, "retries per request, in the long run", low=0, high=1)
     retry_burst: int = setting(10, "retries that may be saved up", low=0)
     max_resumes: int = setting(3, "times that an answer goes on elsewhere when its worker died", low=0)
@@ -88,6 +94,9 @@ class GatewaySettings:
             raise SettingError("fleet_file", self.fleet_file, "does not go with discovery: kubernetes", fix)
         if self.prefix_keys == "text" and self.mode != "aggregated":
             raise SettingError("prefix_keys", "text", f"does not fit mode {self.mode}", "a transfer needs tokens")
+        if self.processes > self.max_in_flight:
+            fix = f"give at most max_in_flight, {self.max_in_flight}"
+            raise SettingError("processes", self.processes, "leaves some of them no request to serve", fix)
 
     @property
     def policy(self) -> Policy:

@@ -74,7 +74,7 @@ class PrefillLeg:
             raise
 
     async def _compute(self, job: Job, lease: SendLease) -> PrefillDone:
-        stream = EventStream()
+        stream = EventStream.of(self._parts.engine, job.key)
         self._parts.engine.submit(job.for_prefill(), stream.put)
         while True:
             match await stream.next():

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from support import network
 from support.tiny_models import TinyModel, make_model
 
+from . import ucx_faults
 from .probes import PROBES
 from .rows import rows
 from .story import Figure, Round, Story
@@ -24,7 +26,9 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="baton-faults-") as folder:
         model = make_model(Path(folder) / "model", TinyModel("llama", max_position=2048))
         for story in rows(resume=asked.resume):
-            if wanted(asked, story.row):
+            if wanted(asked, story.row) and (why := impossible(story)) is not None:
+                print(f"row {story.row}: SKIPPED, {why}", flush=True)
+            elif wanted(asked, story.row):
                 story = replace(story, load=replace(story.load, streams=asked.streams or story.load.streams))
                 found = run(story, model, Path(folder) / f"row-{story.row}", asked.seed, asked.times)
                 print(table(found, story.title), flush=True)
@@ -43,6 +47,13 @@ def main(argv: Sequence[str]) -> int:
 
 def wanted(asked: argparse.Namespace, row: str) -> bool:
     return not asked.rows or row in asked.rows
+
+
+def impossible(story: Story) -> str | None:
+    """Why this machine cannot perform it."""
+    if story.network and (why := network.available()):
+        return why
+    return ucx_faults.unavailable() if story.shimmed else None
 
 
 def run(story: Story, model: Path, directory: Path, seed: int, times: int) -> list[Figure]:

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
+from baton_api.fleet import Fleet
 from baton_api.kubernetes import worker_pod_labels
 from baton_api.worker import Role
 from baton_gateway.kube_source import KubernetesSource, ModelPlace
+from baton_gateway.source import Take
 from baton_wire.http_server import Exchange
 from baton_wire.kube_watch import WatchTimes
 from support.fake_watch import FakeApi
 from support.fake_worker import FakeWorker, answer
+from support.fleets import fleet_of
 from support.gateways import WORKER_KEY, Stage, chat_body, until
 
 SLICES, PODS = "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices", "/api/v1/namespaces/ns/pods"
@@ -210,3 +213,32 @@ async def test_the_model_is_known_before_the_first_list(tmp_path: Path) -> None:
         await until(lambda: s.gateway.parts.registry.model == "tiny")
         refused = await s.post("/v1/chat/completions", {**chat_body(), "model": "other"})
         assert refused.status == 404
+
+
+class Breaks:
+    """A source that breaks off once before it says anything."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.runs = 0
+
+    async def run(self, take: Take) -> None:
+        self.runs += 1
+        if self.runs == 1:
+            raise RuntimeError("no source")
+        take(self.fleet)
+        await asyncio.Event().wait()
+
+
+async def test_a_source_that_breaks_off_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    decode = await fake("d0").start()
+    staged = Stage(tmp_path, [decode], {}, ["sk-test"])
+    staged.gateway.source = Breaks(fleet_of(decode.url))
+    await staged.gateway.start()
+    try:
+        await staged.routable(1)
+        assert "starting it again" in caplog.text and "no source" in caplog.text
+    finally:
+        await staged.client.close()
+        await staged.gateway.stop()
+        await decode.kill()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -114,3 +118,37 @@ async def test_a_draining_worker_is_alive_and_not_ready(tmp_path: Path) -> None:
     async with worker_over(tmp_path, ToyRunner()) as (worker, ask):
         worker.draining = True
         assert (await ask("/health"), await ask("/ready"), worker.info().ready) == (OK, DOWN, False)
+
+
+STUCK_AT_THE_END = """
+import asyncio, sys
+from baton_api.worker import Role
+from baton_decode.leg import DecodeLeg
+from baton_worker.process import run
+
+class Stuck(DecodeLeg):
+    async def close(self):
+        await asyncio.Event().wait()
+
+sys.exit(run(Role.DECODE, Stuck, sys.argv[1:]))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_cannot_close_ends_within_its_grace_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(SECRET)
+    model = make_model(tmp_path / "model", TinyModel("llama"))
+    raw = {
+        "worker_id": "d0", "model_path": str(model), "secret_file": str(tmp_path / "secret"), "drain_s": 1.0,
+        "kv": {"transport": "tcp", "num_blocks": 64}, "engine": {"threads": 1},
+    }  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(raw))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    argv = [sys.executable, "-c", STUCK_AT_THE_END, "--settings", str(tmp_path / "settings.json")]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while not json.loads(process.stdout.readline()).get("ready"):
+            pass
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and b"not closed in 10 s" in errors

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -14,10 +18,12 @@ from typing import Any
 import pytest
 
 from baton_api.errors import KubernetesError, SettingError
+from baton_wire.http_pool import ClientTls
 from baton_wire.http_server import Exchange
-from baton_wire.kube_access import in_cluster
-from baton_wire.kube_api import LIST_METADATA, WATCH_METADATA, KubeApi
+from baton_wire.kube_access import KubeAccess, in_cluster
+from baton_wire.kube_api import LIST_METADATA, WATCH_METADATA, Event, KubeApi
 from baton_wire.kube_watch import Backoff, Mirror, Reflector, Wanted, WatchTimes
+from support.control_plane import NEW_KEY
 from support.fake_watch import Asked, FakeApi
 from support.gateways import until
 
@@ -87,6 +93,26 @@ async def test_a_mirror_follows_what_is_added_changed_and_deleted() -> None:
     assert view.errors == [] and len(view.lists) == len(view.watches) == 1
     assert (view.lists[0].accept, view.watches[0].accept) == (LIST_METADATA, WATCH_METADATA)
     assert view.watches[0].query["allowWatchBookmarks"] == "true" and "timeoutSeconds" in view.watches[0].query
+
+
+def test_only_what_changes_what_is_kept_is_a_change() -> None:
+    changes: list[dict[str, str]] = []
+    mirror: Mirror[str] = Mirror(lambda item: item["metadata"].get("mark"), lambda: changes.append(dict(mirror.items)))
+
+    def happen(kind: str, name: str, mark: str | None = None) -> None:
+        mirror.apply(Event(kind, {"metadata": {"name": name, **({"mark": mark} if mark else {})}}))
+
+    happen("ADDED", "a", "1")
+    happen("MODIFIED", "a", "1")
+    happen("BOOKMARK", "a", "2")
+    happen("ADDED", "b")
+    happen("DELETED", "c")
+    assert changes == [{"a": "1"}]
+    happen("MODIFIED", "a", "2")
+    happen("MODIFIED", "a")
+    happen("ADDED", "a", "1")
+    happen("DELETED", "a", "1")
+    assert changes == [{"a": "1"}, {"a": "2"}, {}, {"a": "1"}, {}]
 
 
 async def test_a_long_list_comes_in_pages() -> None:
@@ -261,3 +287,46 @@ async def test_outside_a_pod_it_says_what_is_missing(tmp_path: Path) -> None:
         in_cluster({})
     with pytest.raises(SettingError, match="automountServiceAccountToken"):
         in_cluster({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, str(tmp_path))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A folder with `crt` and `key` of api.example."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    names = ["-subj", "/CN=api", "-addext", "subjectAltName=DNS:api.example"]
+    new = ["openssl", "req", "-x509", *NEW_KEY, "-keyout", "key", "-out", "crt", *names]
+    subprocess.run(new, cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+async def test_over_tls_the_server_must_be_who_it_should_be(certificate: Path) -> None:
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    served.load_cert_chain(certificate / "crt", certificate / "key")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=served)
+    port = server.sockets[0].getsockname()[1]
+    known = ssl.create_default_context(cafile=str(certificate / "crt"))
+    async with server:
+        assert await ask(port, ClientTls(known, "api.example")) == {}
+        for tls, error in (
+            (ClientTls(known), "certificate verify failed: IP address mismatch"),
+            (ClientTls(known, "other.example"), "certificate verify failed: Hostname mismatch"),
+            (ClientTls(ssl.create_default_context(), "api.example"), "certificate verify failed: self.signed"),
+        ):
+            with pytest.raises(KubernetesError, match=error):
+                await ask(port, tls)
+
+
+async def ask(port: int, tls: ClientTls) -> dict[str, Any]:
+    client = KubeApi(KubeAccess("127.0.0.1", port, tls))
+    try:
+        return await client.call("GET", "/version")
+    finally:
+        await client.close()

@@ -8,15 +8,34 @@ from hypothesis import strategies as st
 
 from baton_api.errors import InternalError
 from baton_api.metrics import ALL
-from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent
-from baton_worker.event_stream import EventStream
+from baton_api.sampling import SampledToken
+from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent, Sampled
+from baton_worker.event_stream import FULL_EVENTS, ROOM_EVENTS, EventStream
 from baton_worker.kv_journal import KvJournal
 from baton_worker.quarantine import Quarantine
 from baton_worker.telemetry import Telemetry
 
 
+def never() -> None:
+    raise AssertionError("a few events are no reason to pause")
+
+
+async def test_a_reader_that_does_not_keep_up_pauses_the_engine_until_there_is_room() -> None:
+    told: list[str] = []
+    stream = EventStream(lambda: told.append("pause"), lambda: told.append("resume"))
+    for _ in range(FULL_EVENTS + 9):
+        stream.put(Sampled(0, (SampledToken(1),)))
+    assert told == ["pause"]
+    for left in reversed(range(FULL_EVENTS + 9)):
+        await stream.next()
+        assert told == (["pause"] if left > ROOM_EVENTS else ["pause", "resume"])
+    for _ in range(FULL_EVENTS):
+        stream.put(Sampled(0, (SampledToken(1),)))
+    assert told == ["pause", "resume", "pause"]
+
+
 async def test_events_come_out_in_order_and_a_failure_is_raised() -> None:
-    stream = EventStream()
+    stream = EventStream(never, never)
     waiting = asyncio.ensure_future(stream.next())
     await asyncio.sleep(0)
     stream.put(Finished())

@@ -35,7 +35,8 @@ class WatchTimes:
 
 
 class Mirror(Generic[T]):
-    """What `keep` makes of each object, by name; None: of no interest. `changed` is called after every change."""
+    """What `keep` makes of each object, by name; None: of no interest. `changed` is called after every list and every
+    event that changes what is kept: most of a Pod's events are about what nobody here asks for."""
 
     def __init__(self, keep: Callable[[Json], T | None], changed: Callable[[], None]) -> None:
         self._keep = keep
@@ -50,9 +51,11 @@ class Mirror(Generic[T]):
         self._changed()
 
     def apply(self, event: Event) -> None:
-        name = str(event.object["metadata"]["name"])
-        item = self._keep(event.object) if event.kind in ("ADDED", "MODIFIED") else None
         if event.kind == "BOOKMARK":
+            return
+        name = str(event.object["metadata"]["name"])
+        item = None if event.kind == "DELETED" else self._keep(event.object)
+        if self.items.get(name) == item:
             return
         if item is None:
             self.items.pop(name, None)
