@@ -154,7 +154,9 @@ async def begin(phase: str) -> FakeCluster:
 async def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(phase: str) -> None:
     """Every write of the phase, before and after it reached the API server: the same objects in the end."""
     _, change = PHASES[phase]
-    cluster = await begin(phase)
+    origin = await begin(phase)
+    await origin.stop()
+    cluster = await origin.copy().start()
     change(cluster)
     writes = await run_until(cluster, 10**9, False, lambda: is_settled(cluster))
     wanted = state(cluster)
@@ -162,7 +164,7 @@ async def test_an_operator_killed_at_any_write_leaves_what_the_next_one_complete
     assert writes > 2
     for number in range(1, writes + 1):
         for after in (False, True):
-            cluster = await begin(phase)
+            cluster = await origin.copy().start()
             change(cluster)
             await run_until(cluster, number, after, lambda cluster=cluster: is_settled(cluster))  # type: ignore[misc]
             async with running(cluster.access, settings_of()):

@@ -88,7 +88,7 @@ class Kubelets:
                 raise
 
 
-async def eventually(check: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+async def eventually(check: Callable[[], Any], timeout_s: float = 20.0, what: str = "", poll_s: float = 0.01) -> Any:
     """The first true answer of `check` (which may be a coroutine function's)."""
     loop = asyncio.get_running_loop()
     end_s, found = loop.time() + timeout_s, None
@@ -98,7 +98,7 @@ async def eventually(check: Callable[[], Any], timeout_s: float = 20.0, what: st
             found = await found
         if found:
             return found
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(poll_s)
     raise AssertionError(f"not in {timeout_s:g} s: {what or check}; at last {found!r}")
 
 
