@@ -78,7 +78,8 @@ class Model:
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = length.square_().div_(x.shape[-1]).add_(self._config.rms_norm_eps).rsqrt_()
-        return (wide * scale).to(x.dtype).mul_(weight)
+        scaled: Tensor = (wide * scale).to(x.dtype)
+        return scaled.mul_(weight)
 
 
 def _per_head(config: ModelConfig, norm: Tensor) -> Tensor:
