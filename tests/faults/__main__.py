@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from .theatre import theatre
 
 def main(argv: Sequence[str]) -> int:
     asked = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: processes and namespaces are removed
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="baton-faults-") as folder:
         model = make_model(Path(folder) / "model", TinyModel("llama", max_position=2048))

@@ -166,7 +166,7 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
                 *ALWAYS,
                 NONE_FAILED,
                 Measure("exits other than 3", "processes", figures.not_quarantined, 0),
-                Measure("ended itself within", "s", figures.exit_s, 10.0),
+                Measure("ended itself within", "s", figures.exit_s),
                 Measure("streams that went on elsewhere", "requests", figures.handed_over, 1, "higher"),
             ),
             ANSWERS,
