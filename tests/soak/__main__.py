@@ -1,7 +1,7 @@
 """`make soak`: half an hour of light load on a real fleet; slope and peak of everybody's memory, what was left behind.
 
 python -m soak [--minutes 30] [--transport tcp] [--cpu-share 0.35] [--seed 1] [--series FILE.jsonl]
-Writes bench/results/soak.json. Exit code 1 when something leaked, hung or answered wrong.
+Writes bench/results/soak-TRANSPORT.json. Exit code 1 when something leaked, hung or answered wrong.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _tell(result: Result, rows: list[Row]) -> int:
     for name, one in result.after.items():
         print(f"  {name:10} before {result.before.get(name)}\n  {'':10} after  {one}")
     show(rows)
-    write("soak", rows)
+    write(f"soak-{result.plan.transport}", rows)
     missed = [f"{row.case}: {row.metric}" for row in rows if row.met is False]
     for problem in (*result.faults, *missed):
         print(f"NOT MET: {problem}")
