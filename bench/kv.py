@@ -78,10 +78,10 @@ def rows_of(case: str, transport: str, seen: dict[str, list[Moved]]) -> list[Row
     ]
 
 
-def bench(layout_name: str, kind: str, tokens: list[int], rounds: int) -> list[Row]:
+def bench(layout_name: str, kind: str, tokens: list[int], rounds: int) -> Iterator[list[Row]]:
+    """The rows of each length, as soon as they are there."""
     layout = LAYOUTS[layout_name]
     lengths = [count for count in tokens if count // layout.block_tokens * layout.block_bytes <= LARGEST_BYTES]
-    rows: list[Row] = []
     with contenders(layout_name, kind, max(lengths) // layout.block_tokens * layout.block_bytes) as movers:
         for num_tokens in lengths:
             seen: dict[str, list[Moved]] = defaultdict(list)
@@ -92,9 +92,7 @@ def bench(layout_name: str, kind: str, tokens: list[int], rounds: int) -> list[R
                 for name in turned(list(movers), number):
                     seen[name].append(movers[name](blocks))
             for transport in OURS[kind]:
-                rows += rows_of(f"{layout_name} {num_tokens} {transport}", transport, seen)
-            show([row for row in rows if row.case.split()[1] == str(num_tokens)])
-    return rows
+                yield rows_of(f"{layout_name} {num_tokens} {transport}", transport, seen)
 
 
 def others(rows: list[Row]) -> list[Row]:
@@ -115,8 +113,10 @@ def main() -> None:
     rows: list[Row] = []
     for kind in options.kinds:
         for layout_name in options.layouts:
-            rows += bench(layout_name, kind, options.tokens, options.rounds)
-            print(write("kv", [*rows, *(others(rows) if options.keep else [])]))
+            for found in bench(layout_name, kind, options.tokens, options.rounds):
+                show(found)
+                rows += found
+                print(write("kv", [*rows, *(others(rows) if options.keep else [])]))
 
 
 if __name__ == "__main__":

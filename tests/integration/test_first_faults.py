@@ -129,3 +129,20 @@ async def test_a_decode_leg_that_never_comes_costs_a_lease_and_no_more(llama: Pa
         assert answer.status == 200
         assert pair.prefill.leg.leases == 1
         await pair.check_quiet(5.0)
+
+
+async def test_a_request_that_queues_for_room_longer_than_a_lease_still_pulls_its_prompt(
+    llama: Path, tmp_path: Path
+) -> None:
+    """Two prompts that do not fit into decode's pool together: the second waits for the first one's last token."""
+    first, second = ([start + i % 600 for i in range(1500)] for start in (7, 8))
+    kv = {"lease_s": 0.3, "heartbeat_s": 0.1, "num_blocks": 128}
+    async with Pair.of(llama, "tcp", tmp_path, kv=kv) as pair:
+        ahead = asyncio.ensure_future(pair.disaggregated(first, **greedy(max_tokens=400)))
+        async with asyncio.timeout(30):
+            while not pair.decode.parts.engine.stats().running:
+                await asyncio.sleep(0.01)
+        answer = await pair.disaggregated(second, **greedy())
+        assert (await ahead).status == answer.status == 200
+        assert pair.decode.parts.engine.stats().prompt_tokens_transferred == 3000
+        assert answer.tokens == (await pair.aggregated(second, **greedy())).tokens
