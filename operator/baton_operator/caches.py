@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from math import inf
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from baton_api.kubernetes import MODEL_LABEL
 from baton_wire.kube_api import Event, Listing
@@ -13,6 +14,14 @@ from .snapshot import Key, labels_of, name_of
 
 Json = dict[str, Any]
 T = TypeVar("T")
+BURIED = 4096
+"""Uids of deleted objects that are remembered, for answers that the watch has overtaken."""
+
+
+class Known(NamedTuple):
+    version: int
+    model: Key
+    uid: str
 
 
 class Cache(Generic[T]):
@@ -25,9 +34,9 @@ class Cache(Generic[T]):
         self.listed = False
         self._keep = keep
         self._changed = changed
-        self._versions: dict[tuple[str, str], tuple[int, Key]] = {}
+        self._known: dict[tuple[str, str], Known] = {}
         self._by_model: dict[Key, dict[str, T]] = {}
-        self._gone: dict[tuple[str, str], str] = {}
+        self._gone: dict[str, float] = {}
 
     def of(self, key: Key) -> dict[str, T]:
         """By name; not to be changed."""
@@ -35,22 +44,21 @@ class Cache(Generic[T]):
 
     def version(self, namespace: str, name: str) -> str:
         """The resource version known; "" for what is not there."""
-        known = self._versions.get((namespace, name))
-        return str(known[0]) if known else ""
+        known = self._known.get((namespace, name))
+        return str(known.version) if known else ""
 
     def keys(self) -> Iterable[Key]:
         return tuple(self._by_model)
 
     def __len__(self) -> int:
-        return len(self._versions)
+        return len(self._known)
 
     # What a reflector calls.
 
     def replace(self, listing: Listing) -> None:
         """What is not listed is gone, whoever missed its end."""
-        self._gone.clear()
         listed = {_place(raw) for raw in listing.items}
-        for place in [place for place in self._versions if place not in listed]:
+        for place in [place for place in self._known if place not in listed]:
             self._drop(place)
         for raw in listing.items:
             self.put(raw)
@@ -58,7 +66,8 @@ class Cache(Generic[T]):
 
     def apply(self, event: Event) -> None:
         if event.kind == "DELETED":
-            self._gone.pop(_place(event.object), None)
+            metadata = event.object["metadata"]
+            self._bury(str(metadata.get("uid", "")), int(metadata["resourceVersion"]))
             self._drop(_place(event.object))
         elif event.kind in ("ADDED", "MODIFIED"):
             self.put(event.object)
@@ -66,28 +75,38 @@ class Cache(Generic[T]):
     # What the writer calls.
 
     def put(self, raw: Json) -> None:
-        """Older news than what is known is none: the answer to a write overtakes the watch."""
+        """Older news than what is known is none: the answer to a write overtakes the watch, or the watch the answer."""
         place, version = _place(raw), int(raw["metadata"].get("resourceVersion", 0))
-        known = self._versions.get(place)
-        if (known is not None and known[0] >= version) or self._gone.get(place) == raw["metadata"].get("uid"):
+        uid = str(raw["metadata"].get("uid", ""))
+        known = self._known.get(place)
+        if (known is not None and known.version >= version) or version <= self._gone.get(uid, -1):
             return
+        raw |= {"apiVersion": self.kind.api_version, "kind": self.kind.kind}  # items of a list do not say so
         key = self._model_of(raw)
-        if known is not None and known[1] != key:
+        if known is not None and known.model != key:
             self._drop(place)
-        self._versions[place] = (version, key)
+        self._known[place] = Known(version, key, uid)
         self._by_model.setdefault(key, {})[name_of(raw)] = self._keep(raw)
         self._changed(key)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
         """Deleted by us: what the watch still says of this `uid` is older."""
-        self._gone[namespace, name] = uid
-        self._drop((namespace, name))
+        self._bury(uid, inf)
+        known = self._known.get((namespace, name))
+        if known is not None and known.uid == uid:
+            self._drop((namespace, name))
+
+    def _bury(self, uid: str, version: float) -> None:
+        """What is still on its way of this object is older; newer is one that has lost our label and got it back."""
+        self._gone[uid] = version
+        while len(self._gone) > BURIED:
+            del self._gone[next(iter(self._gone))]
 
     def _drop(self, place: tuple[str, str]) -> None:
-        known = self._versions.pop(place, None)
+        known = self._known.pop(place, None)
         if known is None:
             return
-        key = known[1]
+        key = known.model
         items = self._by_model[key]
         del items[place[1]]
         if not items:

@@ -13,7 +13,7 @@ from baton_operator import kinds
 from baton_operator.settings import OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
-from support.operators import condition, eventually, model, operator_settings, running, stripped
+from support.operators import KillAt, condition, eventually, model, operator_settings, running, stripped
 
 Json = dict[str, Any]
 
@@ -83,32 +83,6 @@ async def test_nothing_is_written_while_nothing_changes_nor_by_the_next_operator
         assert await quiet(cluster) == 0
 
 
-class Killed(BaseException):
-    """As a SIGKILL: nothing after it is done."""
-
-
-class KillAt:
-    """Ends the operator at its write number `number`, before the API server has seen it or after."""
-
-    def __init__(self, operator: Any, number: int, *, after: bool) -> None:
-        self._call, self._number, self._after = operator.api.call, number, after
-        self.writes = 0
-        self.died = asyncio.Event()
-        operator.api.call = self.call
-
-    async def call(self, method: str, path: str, **given: Any) -> Json:
-        if method not in WRITES:
-            return await self._call(method, path, **given)
-        self.writes += 1
-        if self.writes < self._number:
-            return await self._call(method, path, **given)
-        if self._after and self.writes == self._number:
-            await self._call(method, path, **given)
-        self.died.set()
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
-
 async def run_until(cluster: FakeCluster, number: int, after: bool, done: Callable[[], bool]) -> int:
     """An operator that dies at its write `number`, or ends when `done`: the writes it began."""
     async with running(cluster.access, settings_of()) as operator:
@@ -154,7 +128,9 @@ async def begin(phase: str) -> FakeCluster:
 async def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(phase: str) -> None:
     """Every write of the phase, before and after it reached the API server: the same objects in the end."""
     _, change = PHASES[phase]
-    cluster = await begin(phase)
+    origin = await begin(phase)
+    await origin.stop()
+    cluster = await origin.copy().start()
     change(cluster)
     writes = await run_until(cluster, 10**9, False, lambda: is_settled(cluster))
     wanted = state(cluster)
@@ -162,7 +138,7 @@ async def test_an_operator_killed_at_any_write_leaves_what_the_next_one_complete
     assert writes > 2
     for number in range(1, writes + 1):
         for after in (False, True):
-            cluster = await begin(phase)
+            cluster = await origin.copy().start()
             change(cluster)
             await run_until(cluster, number, after, lambda cluster=cluster: is_settled(cluster))  # type: ignore[misc]
             async with running(cluster.access, settings_of()):

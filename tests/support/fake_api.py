@@ -16,7 +16,7 @@ from baton_api.crd_schema import json_schema
 from baton_operator import kinds
 from baton_wire.http_server import Exchange
 from support import field_owners
-from support.fake_watch import Asked, FakeApi
+from support.fake_watch import Asked, FakeApi, matches
 
 Json = dict[str, Any]
 NAMESPACE = "ns"
@@ -42,6 +42,13 @@ class FakeCluster(FakeApi):
         for kind in (kinds.MODEL, *kinds.CHILDREN, kinds.POD, kinds.EVENT, kinds.LEASE):
             self.objects[kind.path(NAMESPACE)] = {}
 
+    def copy(self) -> FakeCluster:
+        """Another one that holds the same; not started."""
+        other = FakeCluster()
+        other.objects, other._owners = copy.deepcopy(self.objects), copy.deepcopy(self._owners)
+        other._uids, other._version = self._uids, self._version
+        return other
+
     def of(self, kind: kinds.Kind) -> dict[str, Json]:
         return self.objects[kind.path(NAMESPACE)]
 
@@ -56,6 +63,10 @@ class FakeCluster(FakeApi):
     def remove(self, kind: kinds.Kind, name: str) -> None:
         self.delete(kind.path(NAMESPACE), name)
         self.settle()
+
+    async def start(self) -> FakeCluster:
+        await super().start()
+        return self
 
     async def _handle(self, exchange: Exchange) -> None:
         if exchange.method not in WRITES:
@@ -170,6 +181,15 @@ class FakeCluster(FakeApi):
                 return copy.deepcopy(before)
         self.put(collection, item)
         return copy.deepcopy(item)
+
+    def _happen(self, collection: str, kind: str, item: Json) -> None:
+        """Who watches by a label that went away is told of a deletion."""
+        before = self.objects[collection].get(item["metadata"]["name"])
+        super()._happen(collection, kind, item)
+        for watch in self.watching:
+            seen = bool(before) and watch.collection == collection and matches(before, watch.selector)
+            if seen and not matches(item, watch.selector) and not self.mute:
+                watch.say("DELETED", item)
 
     # Controllers.
 

@@ -116,7 +116,7 @@ class FakeApi:
         item["metadata"]["resourceVersion"] = str(self._version)
         self._history.append((self._version, collection, kind, item))
         for watch in self.watching:
-            if watch.collection == collection and _matches(item, watch.selector) and not self.mute:
+            if watch.collection == collection and matches(item, watch.selector) and not self.mute:
                 watch.say(kind, item)
 
     async def _handle(self, exchange: Exchange) -> None:
@@ -151,7 +151,7 @@ class FakeApi:
 
     def _list(self, exchange: Exchange, asked: Asked) -> None:
         selector = _selector(asked.query)
-        found = [item for _, item in sorted(self.objects[asked.path].items()) if _matches(item, selector)]
+        found = [item for _, item in sorted(self.objects[asked.path].items()) if matches(item, selector)]
         start = int(asked.query.get("continue", "0"))
         end = start + min(self.page_items, int(asked.query.get("limit", "500")))
         metadata = {"resourceVersion": str(self._version), "continue": str(end) if end < len(found) else ""}
@@ -166,7 +166,7 @@ class FakeApi:
         watch = Watching(exchange, asked.path, _selector(asked.query))
         self.watching.append(watch)
         for version, collection, kind, item in self._history:
-            if version > since and collection == asked.path and _matches(item, watch.selector) and not self.mute:
+            if version > since and collection == asked.path and matches(item, watch.selector) and not self.mute:
                 watch.say(kind, item)
         gone = asyncio.Event()
         exchange.on_gone(gone.set)
@@ -186,6 +186,6 @@ def _selector(query: dict[str, str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _matches(item: Json, selector: dict[str, str]) -> bool:
+def matches(item: Json, selector: dict[str, str]) -> bool:
     labels = item["metadata"].get("labels") or {}
     return all(labels.get(name) == value for name, value in selector.items())

@@ -65,7 +65,24 @@ class Fault:
 
 
 def kill(component: str) -> Callable[[Scene], None]:
-    return lambda scene: os.kill(scene.pid(scene.pod(component)), signal.SIGKILL)
+    """And waits until the kubelet has noticed."""
+
+    def befall(scene: Scene) -> None:
+        pod = scene.pod(component)
+        os.kill(scene.pid(pod), signal.SIGKILL)
+        eventually("the container is started again", lambda: restarts(scene, pod) > restarts_of(pod), 60)
+
+    return befall
+
+
+def restarts(scene: Scene, pod: Pod) -> int:
+    metadata = pod["metadata"]
+    found = scene.cluster.kubectl("-n", metadata["namespace"], "get", "pod", metadata["name"], "-o", "json")
+    return restarts_of(json.loads(found))
+
+
+def restarts_of(pod: Pod) -> int:
+    return int(pod["status"]["containerStatuses"][0]["restartCount"])
 
 
 def freeze(component: str, for_s: float = 10.0) -> Callable[[Scene], None]:

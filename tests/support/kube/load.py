@@ -118,7 +118,7 @@ class Load:
 
     def _request(self, question: int) -> bytes:
         messages = [{"role": "user", "content": QUESTIONS[question]}]
-        asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 24, "stream": True}
+        asked = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 12, "stream": True}
         body = json.dumps(asked).encode()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self.host}\r\nauthorization: Bearer {self.key}\r\n"
