@@ -175,7 +175,7 @@ def baton(cluster: Cluster, *argv: str, program: str = "main") -> tuple[int, str
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_three_commands_on_a_real_api_server(cluster: Cluster) -> None:
     """In a namespace of its own; of what it makes only the CRDs stay."""
     if cluster.plane is not None:

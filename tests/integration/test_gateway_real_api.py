@@ -27,12 +27,13 @@ from support.gateways import WORKER_KEY, Stage, until
 
 ADDRESS = "10.77.0.1"
 OUTAGE_S = float(os.environ.get("BATON_OUTAGE_S", "3"))
+LIMIT_S = 240 + 2 * OUTAGE_S
 INSIDE = os.environ.get("BATON_TEST_NAMESPACE") == "1"
 inside = pytest.mark.skipif(not INSIDE, reason="runs inside the network namespace that the first test makes")
 
 
 @pytest.mark.skipif(INSIDE, reason="runs outside")
-@pytest.mark.timeout(60 + int(OUTAGE_S) * 2)
+@pytest.mark.timeout(LIMIT_S)
 def test_all_of_this_file_passes_in_a_network_namespace() -> None:
     if os.geteuid() or not all(shutil.which(tool) for tool in ("unshare", "ip", "openssl")):
         pytest.skip("needs root, unshare, ip and openssl")
@@ -44,7 +45,7 @@ def test_all_of_this_file_passes_in_a_network_namespace() -> None:
     argv = ["unshare", "-n", "sh", "-c", script, sys.executable, __file__]
     environment = {**os.environ, "BATON_TEST_NAMESPACE": "1"}
     environment.pop("KUBECONFIG", None)
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=50 + OUTAGE_S * 2, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=LIMIT_S - 10, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -106,7 +107,7 @@ def put_slice(plane: ControlPlane, worker: FakeWorker, **conditions: bool) -> No
 
 
 @inside
-@pytest.mark.timeout(60 + int(OUTAGE_S) * 2)
+@pytest.mark.timeout(LIMIT_S)
 async def test_workers_come_and_go_and_a_killed_api_server_fails_no_request(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
@@ -142,12 +143,12 @@ async def story(plane: ControlPlane, staged: Stage, workers: list[FakeWorker]) -
         worker.behave = answer("a", " b", delay_s=0.005)
         await do(put_pod, plane, worker.info.worker_id, worker.info.role, "r1")
         await do(put_slice, plane, worker, ready=True)
-    await until(lambda: states()[("decode", "ready")] == 2 and states()[("prefill", "ready")] == 1, 10)
+    await until(lambda: states()[("decode", "ready")] == 2 and states()[("prefill", "ready")] == 1, 60)
     assert (await staged.get("/ready")).status == 200
 
     await do(put_pod, plane, "d2", Role.DECODE, "r2")
     await do(put_slice, plane, workers[3], ready=True)
-    await until(lambda: states()[("decode", "mismatched")] == 1, 10)
+    await until(lambda: states()[("decode", "mismatched")] == 1, 60)
 
     statuses: list[int] = []
     stop = asyncio.Event()
@@ -158,15 +159,16 @@ async def story(plane: ControlPlane, staged: Stage, workers: list[FakeWorker]) -
             await asyncio.sleep(0.05)
 
     loads = [asyncio.create_task(load(number)) for number in range(2)]
+    loop = asyncio.get_running_loop()
+    gone_s = loop.time()
     await do(plane.stop_api)
     await asyncio.sleep(OUTAGE_S)
     failures = staged.metric("baton_gateway_discovery_errors_total", reason="unreachable")
-    assert 2 <= failures <= 5 * (OUTAGE_S + 1)
+    assert 2 <= failures <= 5 * (loop.time() - gone_s) + 2, "at most 5 a second, and one of each watch at once"
     await do(plane.start_api)
-    loop = asyncio.get_running_loop()
     back_s = loop.time()
     await do(plane.kubectl, "delete", "endpointslice", "tiny-workers-d1")
-    await until(lambda: len(staged.gateway.parts.registry.urls) == 3, 20)
+    await until(lambda: len(staged.gateway.parts.registry.urls) == 3, 60)
     stop.set()
     await asyncio.gather(*loads)
     print(f"outage {OUTAGE_S:g} s: {len(statuses)} requests, {len(statuses) - statuses.count(200)} failed;", end=" ")
