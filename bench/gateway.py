@@ -120,7 +120,6 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[case.name.split()[0] for case in CASES])
     parser.add_argument("--rounds", type=int, default=0, help="of every case; 0: as many as the case has")
     options = parser.parse_args()
-    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder))
         try:
@@ -131,11 +130,10 @@ def main() -> None:
                     case = Case(case.name, case.connections, case.requests, case.max_tokens, case.streamed, rounds)
                     found = rows_of(case, bench_case(stage, gateways, case))
                     show(found)
-                    rows += found
+                    print(write("gateway", found, keep_other_cases=True), flush=True)
             print({gateway.name: f"{resident_mb(gateway.pid):.0f} MB" for gateway in gateways})
         finally:
             stage.close()
-    print(write("gateway", rows, keep_other_cases=len(options.cases) < len(CASES)))
 
 
 if __name__ == "__main__":

@@ -71,16 +71,23 @@ class Stage:
         return self._ready(name, self.run(name, command, BATON_SECRET="s" * 32), port, "/ready")
 
     def sglang(self, name: str, policy: str, workers: Sequence[str]) -> Started:
-        port = free_port()
-        command = [str(PEERS / "sglang-router"), "launch", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--worker-urls", *workers, "--policy", policy, "--prometheus-port", str(free_port())]
-        return self._ready(name, self.run(name, command), port, "/readiness")
+        return self._peer(name, [str(PEERS / "sglang-router"), "launch"], policy, workers)
 
     def vllm(self, name: str, policy: str, workers: Sequence[str]) -> Started:
-        port = free_port()
-        command = [str(PEERS / "vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--worker-urls", *workers, "--policy", policy, "--prometheus-port", str(free_port())]
-        return self._ready(name, self.run(name, command), port, "/readiness")
+        return self._peer(name, [str(PEERS / "vllm-router")], policy, workers)
+
+    def _peer(self, name: str, program: list[str], policy: str, workers: Sequence[str]) -> Started:
+        """Tried three times: between finding a free port and a peer's listening there somebody else may take it."""
+        for left in (2, 1, 0):
+            port = free_port()
+            command = [*program, "--host", "127.0.0.1", "--port", str(port), "--worker-urls", *workers]
+            command += ["--policy", policy, "--prometheus-port", str(free_port())]
+            try:
+                return self._ready(name, self.run(name, command), port, "/readiness")
+            except RuntimeError:
+                if not left:
+                    raise
+        raise AssertionError
 
     def _ready(self, name: str, process: subprocess.Popen[bytes], port: int, path: str) -> Started:
         give_up_s = time.monotonic() + 90

@@ -84,7 +84,8 @@ def write(name: str, rows: Sequence[Row], *, keep_other_cases: bool = False) -> 
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     cases = {row.case for row in rows}
-    kept = [row for row in json.loads(path.read_text()) if row["case"] not in cases] if keep_other_cases else []
+    before = json.loads(path.read_text()) if keep_other_cases and path.exists() else []
+    kept = [row for row in before if row["case"] not in cases]
     path.write_text(json.dumps([*kept, *(asdict(row) for row in rows)], indent=1) + "\n")
     return path
 

@@ -98,10 +98,10 @@ def parse_completion(body: Any, *, internal: bool = False) -> CompletionRequest:
 def chat_of(fields: Mapping[str, Any]) -> ChatRequest:
     """The chat request in `fields`, which `known_fields` gave. Raises BadRequest."""
     options = _options(fields, _chat_options)
-    token_ids = _token_ids(fields, "prompt_token_ids")
+    token_ids = _token_ids(fields, "prompt_token_ids") if "prompt_token_ids" in fields else None
     return ChatRequest(
         options.model,
-        _seeded(options.sampling, fields),
+        _seeded(options.sampling, fields) if "seed" in fields else options.sampling,
         () if token_ids is not None and "messages" not in fields else _messages(fields),
         options.stream,
         options.include_usage,
@@ -109,26 +109,26 @@ def chat_of(fields: Mapping[str, Any]) -> ChatRequest:
         options.return_token_ids,
         options.cache_salt,
         token_ids,
-        _get(fields, "kv_transfer_params", dict, None),
-        _get(fields, "emitted", str, None),
+        _get(fields, "kv_transfer_params", dict, None) if "kv_transfer_params" in fields else None,
+        _get(fields, "emitted", str, None) if "emitted" in fields else None,
     )
 
 
 def completion_of(fields: Mapping[str, Any]) -> CompletionRequest:
     """The completion request in `fields`, which `known_fields` gave. Raises BadRequest."""
     options = _options(fields, _completion_options)
-    token_ids = _token_ids(fields, "prompt_token_ids")
+    token_ids = _token_ids(fields, "prompt_token_ids") if "prompt_token_ids" in fields else None
     return CompletionRequest(
         options.model,
-        _seeded(options.sampling, fields),
+        _seeded(options.sampling, fields) if "seed" in fields else options.sampling,
         None if token_ids is not None and "prompt" not in fields else _prompt(fields),
         options.stream,
         options.include_usage,
         options.return_token_ids,
         options.cache_salt,
         token_ids,
-        _get(fields, "kv_transfer_params", dict, None),
-        _get(fields, "emitted", str, None),
+        _get(fields, "kv_transfer_params", dict, None) if "kv_transfer_params" in fields else None,
+        _get(fields, "emitted", str, None) if "emitted" in fields else None,
     )
 
 
@@ -194,7 +194,7 @@ def _completion_options(fields: Mapping[str, Any]) -> _Options:
 
 
 def _seeded(sampling: SamplingParams, fields: Mapping[str, Any]) -> SamplingParams:
-    return replace(sampling, seed=_integer(fields, "seed", None)) if "seed" in fields else sampling
+    return replace(sampling, seed=_integer(fields, "seed", None))
 
 
 def _model(fields: Mapping[str, Any]) -> str:

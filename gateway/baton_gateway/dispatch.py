@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from operator import attrgetter
 
 from baton_api.errors import DeadlineExceeded, NoCapacity
 from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
@@ -49,7 +50,8 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
             give_up(parts, attempt)
             raise
         finally:
-            parts.first_bytes.disarm(attempt)
+            if job.asked.stream:
+                parts.first_bytes.disarm(attempt)
         give_up(parts, attempt)
         job.timeline.lap("retry", parts.now())
         route = again
@@ -106,11 +108,14 @@ def said(found: Route | Refusal) -> str:
     return f"{found.reason} -> {' + '.join(chosen)}; {'; '.join(candidates)}"
 
 
+_CONTEXT = attrgetter("info.max_model_len")
+
+
 def routed_tokens(workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> int:
     """An estimated length never makes a prompt too long: only the worker knows."""
     if prompt.exact:
         return len(prompt)
-    longest = min([worker.info.max_model_len for worker in workers], default=2) - 1
+    longest = min(map(_CONTEXT, workers), default=2) - 1
     return max(1, min(len(prompt), longest))
 
 

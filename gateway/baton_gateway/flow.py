@@ -41,7 +41,8 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
         if prompt is None:
             prompt = await parts.tokeniser.read(asked, *naming(parts, asked, visitor.tenant))
         timeline.lap("tokenise", parts.now())
-        check_context(parts.registry.routable(), asked, prompt)
+        if prompt.exact:
+            check_context(parts.registry.routable(), asked, prompt)
         headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
         deadline_s = timeline.start_s + parts.settings.request_timeout_s
         job = Job(visitor.request_id, exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
@@ -77,11 +78,10 @@ def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
 def read_now(parts: Parts, fields: dict[str, Any], asked: Asked, tenant: str, body_bytes: int) -> AnyPrompt | None:
     """The prompt: with `routing.keys: text` not tokenised at all; else tokenised once, here if it is too small to be
     worth the way to a thread. None if it is not. Raises BadRequest."""
-    salt, sizes = naming(parts, asked, tenant)
     if parts.settings.prefix_keys == "text":
-        return TextPrompt(fields, salt)
+        return TextPrompt(fields, parts.salt(tenant, asked.cache_salt))
     if body_bytes <= parts.settings.inline_bytes:
-        return parts.tokeniser.read_now(asked, salt, sizes)
+        return parts.tokeniser.read_now(asked, *naming(parts, asked, tenant))
     return None
 
 

@@ -26,7 +26,7 @@ class Answer(Signal):
     __slots__ = ("_kept", "_on_finish", "_take", "ended", "error", "head")
 
     def __init__(self, on_finish: Callable[[Answer], None] | None = None) -> None:
-        self._strand = None
+        self.strand = None
         self._kept: list[bytes] = []
         self._take: Callable[[bytes], object] = self._kept.append
         self._on_finish = on_finish

@@ -47,8 +47,8 @@ def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Rou
     if not decodes:
         return _no_decode(view, request)
     ranked = sorted([_score_decode(view, request, worker) for worker in decodes])
-    sources = sorted([_score_prefill(view, request, worker) for worker in prefills])
-    candidates = (*[scored[-1] for scored in ranked], *[scored[-1] for scored in sources], *out, *prefills_out)
+    sources = sorted([_score_prefill(view, request, worker) for worker in prefills]) if prefills else []
+    candidates = (*[scored[-1] for scored in ranked + sources], *out, *prefills_out)
     best = ranked[0][3]
     if policy.mode == "aggregated":
         return Route(best, None, "aggregated", candidates)

@@ -13,23 +13,20 @@ from typing import Any, Protocol
 
 
 class Signal:
-    """`await signal` returns at the next `wake`. At most one strand waits."""
+    """`await signal` returns at the next `wake`. At most one strand waits, and sets itself as `strand`."""
 
-    __slots__ = ("_strand",)
+    __slots__ = ("strand",)
 
     def __init__(self) -> None:
-        self._strand: Strand | None = None
+        self.strand: Strand | None = None
 
     def __await__(self) -> Generator[Signal, None, None]:
         yield self
 
     def wake(self) -> None:
-        strand, self._strand = self._strand, None
+        strand, self.strand = self.strand, None
         if strand is not None:
             strand.step()
-
-    def awaited_by(self, strand: Strand | None) -> None:
-        self._strand = strand
 
 
 class Strand:
@@ -70,7 +67,7 @@ class Strand:
             self._running = False
         self._waits = waits
         if isinstance(waits, Signal):
-            waits.awaited_by(self)
+            waits.strand = self
         else:
             waits._asyncio_future_blocking = False
             waits.add_done_callback(self._future_done)
@@ -82,7 +79,7 @@ class Strand:
             return
         waits, self._waits = self._waits, None
         if isinstance(waits, Signal):
-            waits.awaited_by(None)
+            waits.strand = None
         elif waits is not None:
             waits.remove_done_callback(self._future_done)
             waits.cancel()

@@ -81,21 +81,17 @@ class Telemetry(Collector):
 
     def first_token(self, model: str, timeline: Timeline) -> None:
         """An answer's head came: its time to first token, and where it went."""
-        self._note((_FIRST_TOKEN, model, timeline.first_token_s, timeline.spans))
+        self._noted.append((_FIRST_TOKEN, model, timeline.first_token_s, timeline.spans))
 
     def tokens(self, model: str, prompt: int | None, completion: int | None) -> None:
         """An answer is complete: how many tokens it read and wrote, None where nobody knows."""
-        self._note((_TOKENS, model, prompt, completion))
+        self._noted.append((_TOKENS, model, prompt, completion))
 
     def ended(self, model: str, route: str, status: int, reason: str, taken_s: float | None) -> None:
         """A request is over, after `taken_s` if it is one whose time counts."""
         self.in_flight -= 1
-        self._note((_ENDED, model, route, status, reason, taken_s))
-
-    def _note(self, noted: tuple[Any, ...]) -> None:
-        """Counted later, many at once: that costs a third of counting each on its way."""
-        self._noted.append(noted)
-        if len(self._noted) >= _FOLD_AT:
+        self._noted.append((_ENDED, model, route, status, reason, taken_s))
+        if len(self._noted) >= _FOLD_AT:  # many at once: that costs a third of counting each on its way
             self._fold()
 
     def _fold(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
+from bench import rows  # noqa: E402
 from bench.cpu import tree, tree_cpu_s  # noqa: E402
 from bench.rounds import paired, spread, turned  # noqa: E402
 from bench.rows import Measure, compare  # noqa: E402
@@ -66,3 +68,11 @@ def test_cpu_time_of_a_tree_holds_the_childrens() -> None:
         process.kill()
         process.wait()
     assert tree_cpu_s(child) == 0.0
+
+
+def test_a_run_of_some_cases_leaves_the_rows_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    cpu = Measure("cpu", "us", "lower")
+    for case, ours in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
+        path = rows.write("x", [compare(case, cpu, [ours], "peer", [1.0])], keep_other_cases=True)
+    assert [(row["case"], row["ours"]) for row in json.loads(path.read_text())] == [("b", 2.0), ("a", 3.0)]

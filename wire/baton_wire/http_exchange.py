@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from baton_wire.http_connection import Connection
 
 _log = logging.getLogger(__name__)
+_ANSWERED = "the request is answered already"
 
 
 class ClientGone(BatonError):
@@ -66,7 +67,8 @@ class Exchange:
         """The whole answer. Raises ValueError for a header with a line break, RuntimeError for a second answer."""
         if self.gone:
             return
-        self._begin()
+        if self.started or self.ended:
+            raise RuntimeError(_ANSWERED)
         if has_no_body(status):
             head = render_head(status, headers, self._connection_lines())
             body = b""
@@ -88,7 +90,8 @@ class Exchange:
         """
         if self.gone:
             return
-        self._begin()
+        if self.started or self.ended:
+            raise RuntimeError(_ANSWERED)
         self._no_body = self._no_body or has_no_body(status)
         length = declared_length(headers)
         if length is not None:
@@ -213,10 +216,6 @@ class Exchange:
         # They lead to the relay and back to here: a cycle on each request would keep the garbage collector busy.
         self._pause = self._resume = None
         self._gone_callbacks = []
-
-    def _begin(self) -> None:
-        if self.started or self.ended:
-            raise RuntimeError("the request is answered already")
 
     def _connection_lines(self) -> str:
         lines: str = self._connection.date_line
