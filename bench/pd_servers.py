@@ -23,7 +23,7 @@ from .kv_perftest import free_port
 from .pd_client import Target
 
 KEY = "sk-bench"
-START_S = 600.0
+START_S = 900.0
 KV_BYTES = 1 << 30
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 

@@ -151,3 +151,17 @@ def test_sigterm_ends_a_worker_after_its_streams(model: Path, tmp_path: Path, na
         status, answer = answers[0]
         assert status == 200
         assert answer["usage"]["completion_tokens"] == 300
+
+
+async def test_every_leg_feeds_the_queue_time_and_only_legs_that_computed_a_prompt_the_prefill_time(pair: Pair) -> None:
+    def counts(worker: Worker) -> tuple[int, ...]:
+        text = worker.parts.telemetry.metrics.text().decode()
+        names = ("vllm:request_queue_time_seconds_count{", "vllm:request_prefill_time_seconds_count{")
+        lines = [[line for line in text.splitlines() if line.startswith(name)] for name in names]
+        return tuple(int(float(found[0].rpartition(" ")[2])) if found else 0 for found in lines)
+
+    asked = {"max_tokens": 2, "temperature": 0, "ignore_eos": True}
+    assert (await pair.aggregated(list(range(3, 103)), **asked)).status == 200
+    assert (counts(pair.prefill), counts(pair.decode)) == ((0, 0), (1, 1))
+    assert (await pair.disaggregated(list(range(203, 303)), **asked)).status == 200
+    assert (counts(pair.prefill), counts(pair.decode)) == ((1, 1), (2, 1))
