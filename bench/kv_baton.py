@@ -16,14 +16,13 @@ import numpy as np
 import uvloop
 
 from baton_api.tickets import Ticket, sign_ticket
-from baton_kv import pull
+from baton_kv import checksums, pull
 from baton_kv.client import KvClient
 from baton_kv.settings import DecodeIdentity, KvSettings
 from baton_kv.transport import make_transport
+from baton_kv.transports import socket_link
 
-from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
-
-MATCHES = pull._matches
+from .kv_store import KEY, LAYOUTS, WrappedStore, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +45,20 @@ class Moved:
 class BatonPair:
     """Call `close` at the end. Synchronous: its event loop runs only inside its calls and in pulls."""
 
-    def __init__(self, transport: str, layout_name: str, source: int, max_tokens: int) -> None:
+    def __init__(self, transport: str, layout_name: str, source: mmap.mmap, destination: mmap.mmap) -> None:
+        """`source` is what the prefill process has too: landed bytes are compared with it."""
         layout = LAYOUTS[layout_name]
-        blocks = max_tokens // layout.block_tokens
-        self._memory = mmap.mmap(-1, blocks * layout.block_bytes)
-        self._store = WrappedStore(layout, blocks, self._memory)
-        self._source = WrappedStore(layout, blocks, map_memory(source))
-        command = [sys.executable, "-m", "bench.kv_prefill", transport, layout_name, str(source)]
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[source], text=True
-        )
+        blocks = len(destination) // layout.block_bytes
+        self._memory = destination
+        self._store = WrappedStore(layout, blocks, destination)
+        self._source = WrappedStore(layout, blocks, source)
+        command = [sys.executable, "-m", "bench.kv_prefill", transport, layout_name]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._address = self._answer()["address"]
         self._numbers = itertools.count()
         self._loop = uvloop.new_event_loop()
         self._client = self._loop.run_until_complete(self._make_client(settings(transport)))
-        self.negotiated = ""
+        self._transport = transport
 
     async def _make_client(self, chosen: KvSettings) -> KvClient:
         transport = make_transport(chosen.transport, chosen)
@@ -70,15 +68,18 @@ class BatonPair:
         assert self._child.stdout is not None
         return dict(json.loads(self._child.stdout.readline()))
 
-    def _tell(self, command: dict[str, object]) -> float:
-        """The child's CPU seconds after `command`."""
+    def _tell(self, command: dict[str, object]) -> dict[str, float]:
+        """The child's CPU seconds when it heard `command`, `began_s`, and after it, `cpu_s`."""
         assert self._child.stdin is not None
         self._child.stdin.write(json.dumps(command) + "\n")
         self._child.stdin.flush()
-        return float(str(self._answer()["cpu_s"]))
+        return {name: float(str(value)) for name, value in self._answer().items()}
 
-    def pull(self, num_tokens: int, *, checksums: bool = True) -> Moved:
-        """One transfer of a finished prompt into wiped blocks, every byte compared afterwards."""
+    def pull(self, num_tokens: int, *, on: bool = True) -> Moved:
+        """One transfer of a finished prompt into wiped blocks, every byte compared afterwards.
+
+        Prefill digests its blocks when they become final, before the pull begins: CPU seconds have that, wall has not.
+        """
         layout, transfer_id = self._store.layout, f"t{next(self._numbers)}"
         blocks = list(range(num_tokens // layout.block_tokens))
         self._wipe(len(blocks))
@@ -87,13 +88,13 @@ class BatonPair:
             time.time() + 120,
         )  # fmt: skip
         work = self._client.pull(sign_ticket(ticket, KEY), ticket, blocks, 0, 60.0)
-        with checksums_of(checksums):
-            child_s = self._tell({"open": transfer_id, "tokens": num_tokens, "checksums": checksums})
+        with checksums_of(on):
+            child_s = self._tell({"open": transfer_id, "tokens": num_tokens, "checksums": on})["began_s"]
             own_s, began_s = time.process_time(), time.perf_counter()
             pulled = self._loop.run_until_complete(work)
             wall_s, own_s = time.perf_counter() - began_s, time.process_time() - own_s
-        cpu_s = own_s + self._tell({"cpu": True}) - child_s
-        self.negotiated = pulled.timeline.transport
+        cpu_s = own_s + self._tell({"cpu": True})["cpu_s"] - child_s
+        assert pulled.timeline.transport == self._transport, f"runs on {pulled.timeline.transport}"
         self._check(blocks)
         return Moved(wall_s, cpu_s, len(blocks) * layout.block_bytes)
 
@@ -116,9 +117,12 @@ class BatonPair:
 
 @contextmanager
 def checksums_of(on: bool) -> Iterator[None]:
-    """Off only in the control rounds that tell what checksums cost."""
-    pull._matches = MATCHES if on else (lambda views, batch, seed: [True] * len(batch))
+    """Off only in the control rounds that tell what checksums cost. The prefill process is told by `_tell`."""
+    if not on:
+        setattr(pull, "block_digests", lambda views: [0] * len(views))  # noqa: B010
+        setattr(socket_link, "digest_as_it_lands", lambda pieces: sum(0 for _ in pieces))  # noqa: B010
     try:
         yield
     finally:
-        pull._matches = MATCHES
+        setattr(pull, "block_digests", checksums.block_digests)  # noqa: B010
+        setattr(socket_link, "digest_as_it_lands", checksums.digest_as_it_lands)  # noqa: B010

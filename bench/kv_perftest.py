@@ -39,10 +39,13 @@ def free_port() -> int:
 
 
 def run(transport: str, message_bytes: int, messages: int) -> Moved:
-    """tag_bw with error handling (-e), as the product runs. CPU of both processes, start included."""
+    """tag_bw with error handling (-e), as the product runs. CPU of both processes, start included.
+
+    It sends the same `message_bytes` again and again: a small message stays in the cache, blocks of a pool do not.
+    """
     env, port = environment(transport), str(free_port())
     command = [str(perftest_path()), "-p", port, "-e"]
-    test = ["-t", "tag_bw", "-s", str(message_bytes), "-n", str(messages), "-w", "10", "-f", "-v"]
+    test = ["-t", "tag_bw", "-s", str(message_bytes), "-n", str(messages), "-w", "2", "-f", "-v"]
     cpu_s = _children_cpu_s()
     server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -18,14 +18,14 @@ from baton_kv.settings import PrefillIdentity
 from baton_kv.transport import make_transport
 from baton_wire.pb import control_pb2_grpc as rpc
 
-from .kv_store import KEY, LAYOUTS, WrappedStore, map_memory, settings
+from .kv_store import KEY, LAYOUTS, WrappedStore, settings, source_memory
 
-CHECKSUMS = checksums.block_checksums
+DIGESTS = checksums.block_digests
 
 
-def no_checksums(views: list[memoryview], seed: int, first_ordinal: int) -> tuple[int, ...]:
+def no_digests(views: list[memoryview]) -> list[int]:
     """What a transfer without checksums would say; only the benchmark's control rounds use it."""
-    return (0,) * len(views)
+    return [0] * len(views)
 
 
 async def commands() -> asyncio.StreamReader:
@@ -35,9 +35,9 @@ async def commands() -> asyncio.StreamReader:
     return reader
 
 
-async def main(transport: str, layout_name: str, descriptor: int) -> None:
+async def main(transport: str, layout_name: str) -> None:
     layout, chosen = LAYOUTS[layout_name], settings(transport)
-    store = WrappedStore(layout, 1 << 20, map_memory(descriptor))
+    store = WrappedStore(layout, 1 << 20, source_memory())
     server = KvServer(store, PrefillIdentity("prefill", "e"), make_transport(transport, chosen), KEY, chosen)
     grpc_server = grpc.aio.server()
     rpc.add_KvTransferServicer_to_server(server.servicer, grpc_server)
@@ -47,16 +47,18 @@ async def main(transport: str, layout_name: str, descriptor: int) -> None:
     print(json.dumps({"address": f"127.0.0.1:{port}"}), flush=True)
     reader = await commands()
     while line := await reader.readline():
-        command = json.loads(line)
+        command, began_s = json.loads(line), time.process_time()
         if "open" in command:
-            setattr(send, "block_checksums", CHECKSUMS if command["checksums"] else no_checksums)  # noqa: B010
+            setattr(send, "block_digests", DIGESTS if command["checksums"] else no_digests)  # noqa: B010
             lease = server.open(command["open"], "ab" * 16, command["tokens"], 120.0, lambda _: None)
             blocks = range(-(-command["tokens"] // layout.block_tokens))
             lease.finish(blocks, [SampledToken(1)], PrefillTimeline(0.0, 0.0, 1, 0))
-        print(json.dumps({"cpu_s": time.process_time()}), flush=True)
+            while len(lease._sending._digests) < len(blocks):
+                await asyncio.sleep(0.001)
+        print(json.dumps({"began_s": began_s, "cpu_s": time.process_time()}), flush=True)
     await server.close()
     await grpc_server.stop(None)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    uvloop.run(main(sys.argv[1], sys.argv[2]))

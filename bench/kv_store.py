@@ -1,9 +1,9 @@
-"""A block store over shared memory: block ids may wrap around a smaller pool, to keep a long prompt's source small."""
+"""A block store over plain memory: block ids may wrap around a smaller pool, to keep a long prompt's source small."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +16,8 @@ LAYOUTS = {
     "qwen3-32b": KvLayout("qwen3-32b", 64, 8, 128, 16, "bfloat16", "kv"),  # 4 MiB a block
 }
 KEY = b"b" * 32
+SOURCE_BYTES = 128 << 20
+SEED = 7
 
 
 def settings(transport: str) -> KvSettings:
@@ -41,14 +43,16 @@ class WrappedStore:
         """Host memory is all there is."""
 
 
-def random_memory(size_bytes: int, seed: int) -> int:
-    """A file descriptor of anonymous shared memory full of random bytes."""
-    descriptor = os.memfd_create("bench-kv")
-    os.truncate(descriptor, size_bytes)
-    with mmap.mmap(descriptor, size_bytes) as memory:
-        np.frombuffer(memory, np.uint8)[:] = np.frombuffer(np.random.default_rng(seed).bytes(size_bytes), np.uint8)
-    return descriptor
+def memory(size_bytes: int) -> mmap.mmap:
+    """As the engine's pool: private, page-aligned, huge pages where the kernel grants them."""
+    found = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        found.madvise(mmap.MADV_HUGEPAGE)
+    return found
 
 
-def map_memory(descriptor: int) -> mmap.mmap:
-    return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+def source_memory() -> mmap.mmap:
+    """The same random bytes in every process that asks."""
+    found = memory(SOURCE_BYTES)
+    np.frombuffer(found, np.uint8)[:] = np.frombuffer(np.random.default_rng(SEED).bytes(SOURCE_BYTES), np.uint8)
+    return found

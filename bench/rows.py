@@ -64,16 +64,28 @@ def compare(case: str, measure: Measure, ours: Sequence[float], peer_name: str, 
     )  # fmt: skip
 
 
+def single(case: str, unit: str, ours: float, other: tuple[str, float], *, bar: float | None, metric: str = "") -> Row:
+    """A row of one measurement beside another one, which is named: lower is better."""
+    (name, peer), ratio = other, ours / other[1]
+    mine, theirs, share = _short(ours), _short(peer), float(f"{ratio:.5g}")
+    return Row(
+        case, metric or unit, unit, mine, name, theirs, share, bar, None, "lower",
+        (mine, mine), (theirs, theirs), (share, share), 1, round(os.getloadavg()[0], 2),
+    )  # fmt: skip
+
+
 def _short(value: float) -> float:
     """Four significant digits."""
     return float(f"{value:.4g}")
 
 
-def write(name: str, rows: Sequence[Row]) -> Path:
-    """bench/results/NAME.json."""
+def write(name: str, rows: Sequence[Row], *, keep_other_cases: bool = False) -> Path:
+    """bench/results/NAME.json. `keep_other_cases`: rows of cases that this run did not have stay."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    cases = {row.case for row in rows}
+    kept = [row for row in json.loads(path.read_text()) if row["case"] not in cases] if keep_other_cases else []
+    path.write_text(json.dumps([*kept, *(asdict(row) for row in rows)], indent=1) + "\n")
     return path
 
 

@@ -76,10 +76,10 @@ def _namespace(folder: str) -> str:
 
 
 def template(helm: str, values: list[str], *arguments: str) -> str:
-    """The chart as manifests, without hooks, CRDs and what only Helm reads."""
+    """The chart as manifests, without hooks, CRDs, dashboards and what only Helm reads."""
     files_of = [f"--values={CHART / name}" for name in values]
     command = [helm, "template", "baton", str(CHART), f"--namespace={NAMESPACE}", f"--kube-version={KUBE_VERSION}"]
-    options = ("--no-hooks", "--set=crds.install=false", *arguments)
+    options = ("--no-hooks", "--set=crds.install=false,dashboards.create=false", *arguments)
     text = subprocess.run([*command, *files_of, *options], check=True, text=True, capture_output=True).stdout
     text = re.sub(r"^\s*(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", text, flags=re.MULTILINE)
     documents = [part.strip() for part in re.split(r"^---$", text, flags=re.MULTILINE)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .crd_workers import MAX_REPLICAS, PoolSpec
 from .settings import setting
 
-TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp")
+TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma")
 MAX_SAFE_INT = 2**53
 """What JSON of any language keeps whole."""
 
@@ -101,6 +101,7 @@ class RoutingSpec:
     index_keys: int = setting(500_000, "block keys in the gateway's prefix index", low=1, high=MAX_SAFE_INT)
     max_in_flight: int = setting(1024, "requests being served at once", low=1, high=MAX_SAFE_INT)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0, high=MAX_SAFE_INT)
+    processes: int = setting(1, "gateway processes on the one port, each on a core of its own", low=1, high=64)
 
 
 @dataclass(frozen=True, slots=True)

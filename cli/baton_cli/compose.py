@@ -121,6 +121,7 @@ def _gateway(model: Model, place: Place) -> Process:
         "index_keys": routing.index_keys,
         "max_in_flight": routing.max_in_flight,
         "max_queued": routing.max_queued,
+        "processes": routing.processes,
     }
     return Process("gateway", "baton_gateway", settings)
 

@@ -49,7 +49,7 @@ class DecodeLeg:
         if job.hand_off is None or job.hand_off.ticket is None:
             await generate(self._parts, job, exchange)
             return
-        stream = EventStream()
+        stream = EventStream.of(self._parts.engine, job.key)
         self._parts.engine.submit(job.for_engine(Leg.DECODE), stream.put)
         try:
             progress = await self._obtain(job, job.hand_off, job.hand_off.ticket, stream)
@@ -59,7 +59,7 @@ class DecodeLeg:
 
     async def _obtain(self, job: Job, hand_off: HandOff, wire_ticket: str, stream: EventStream) -> Progress:
         """KV for the whole prompt, pulled, or on its way by a local prefill if the policy allows."""
-        reserved = await _reserved(stream)
+        reserved = await self._reserved(wire_ticket, stream)
         reserve = Span("reserve", time.monotonic() - job.received_s, f"{reserved.held_blocks} blocks held")
         try:
             pulled = await self._pull(job, wire_ticket, reserved)
@@ -74,6 +74,15 @@ class DecodeLeg:
             return Progress((reserve, lost), now_s, "prefill")
         self._parts.engine.land(job.key, pulled.first)
         return Progress((reserve, *_spans(pulled)), time.monotonic(), "first_decode", pulled.prefill.cached_tokens)
+
+    async def _reserved(self, wire_ticket: str, stream: EventStream) -> Reserved:
+        """Prefill's blocks are kept while this request waits for room here."""
+        try:
+            ticket = verify_ticket(wire_ticket, self._parts.ticket_key, time.time())
+        except TransferError:
+            return await _reserved(stream)  # the pull will say why
+        with self._client.waiting(wire_ticket, ticket):
+            return await _reserved(stream)
 
     async def _pull(self, job: Job, wire_ticket: str, reserved: Reserved) -> Pulled:
         ticket = verify_ticket(wire_ticket, self._parts.ticket_key, time.time())

@@ -114,6 +114,12 @@ class NativeEngine:
     def stop_choice(self, request_id: str, choice: int) -> None:
         self._commands.put(partial(self._scheduler.stop_choice, request_id, choice))
 
+    def pause(self, request_id: str) -> None:
+        self._commands.put(partial(self._scheduler.pause, request_id))
+
+    def resume(self, request_id: str) -> None:
+        self._commands.put(partial(self._scheduler.resume, request_id))
+
     def abort(self, request_id: str) -> None:
         self._commands.put(partial(self._scheduler.abort, request_id))
 
@@ -243,18 +249,26 @@ class NativeEngine:
     def _find_guilty(self, step: Step, error: Exception) -> None:
         """Computes a failed step again in ever smaller parts: a part that was too large for the memory passes, and one
         request that cannot be computed fails alone. When several in a row fail alone it is the device: all fail."""
-        parts, alone = [step], 0
+        parts: list[Step] = [step]
+        alone: list[Step] = []
+        untried: list[Step] = []
+        passed = in_a_row = 0
         while parts:
             part = parts.pop(0)
-            if alone < MAX_ALONE:
-                if part is not step and self._perform(part) is None:
-                    alone = 0
-                    continue
-                if halves := part.halves():
-                    parts[:0] = halves
-                    continue
-                alone += 1
-            self._fail(part.request_ids, "step", error)
+            if in_a_row == MAX_ALONE:
+                untried.append(part)
+            elif part is not step and self._perform(part) is None:
+                passed, in_a_row = passed + 1, 0
+            elif halves := part.halves():
+                parts[:0] = halves
+            else:
+                in_a_row += 1
+                alone.append(part)
+        broken = in_a_row == MAX_ALONE and not passed
+        for part in alone:
+            self._fail(part.request_ids, "step", error, device=broken)
+        for part in untried:
+            self._fail(part.request_ids, "step", error, device=True)
 
     def _compute(self, step: Step) -> list[list[SampledToken]]:
         slices = step.slices()
@@ -273,10 +287,17 @@ class NativeEngine:
         except Exception as error:
             self._fail({copy.request_id for copy in copies}, "copy", error)
 
-    def _fail(self, request_ids: set[str], what: str, error: Exception) -> None:
+    def _fail(self, request_ids: set[str], what: str, error: Exception, *, device: bool = False) -> None:
+        """`device`: it is not for these requests that it failed."""
         log.error("a %s failed with %d requests in it", what, len(request_ids), exc_info=error)
+        message = f"the model {what} failed; the worker's log says why"
+        reason = (
+            NoCapacity(message, code="engine_failing", retry_after_s=RETRY_AFTER_S)
+            if device
+            else InternalError(message)
+        )
         with self._lock:
-            self._scheduler.fail(request_ids, InternalError(f"the model {what} failed; the worker's log says why"))
+            self._scheduler.fail(request_ids, reason)
 
     def _publish(self) -> None:
         """Hands what happened to the event loop, in one call."""

@@ -2,8 +2,8 @@
 
 Continuous batching with a token budget per step: decodes first, then prompts in chunks, oldest first, then admission,
 first come, first served. A sequence is admitted when blocks for all its tokens so far are there; when a decode finds no
-block, the newest sequence that no other worker reads is preempted and computes its tokens again later. The oldest
-sequence therefore always advances, and every request ends.
+block, the newest sequence that no other worker reads is preempted and computes its tokens again later; one that is
+paused goes first. The oldest sequence that is not paused therefore always advances, and every request ends.
 """
 
 from __future__ import annotations
@@ -102,6 +102,15 @@ class Scheduler:
         if job is not None and job.forked and choice in job.sequences:
             self._over(job.sequences[choice])
 
+    def pause(self, request_id: str) -> None:
+        """Nobody reads what is there already: no step computes more of it, and its blocks are the first to go."""
+        if (job := self._table.jobs.get(request_id)) is not None:
+            job.paused = True
+
+    def resume(self, request_id: str) -> None:
+        if (job := self._table.jobs.get(request_id)) is not None:
+            job.paused = False
+
     def abort(self, request_id: str) -> None:
         job = self._table.jobs.get(request_id)
         if job is not None:
@@ -125,13 +134,17 @@ class Scheduler:
 
     def schedule(self, now_s: float) -> Step:
         """The next step; one without work means that nothing can advance before the next command."""
-        draft = Draft(self._max_batched_tokens)
+        draft = Draft(self._max_batched_tokens, self._limits.max_running)
         for sequence in sorted(self._table.admitted, key=lambda each: each.remaining > 1):
-            if draft.budget_tokens and sequence.state is State.RUNNING:
+            able = sequence.state is State.RUNNING and not sequence.job.paused
+            if able and draft.has_room_for(sequence):
                 self._continue(sequence, draft)
         if not (draft.preempted and draft.work):
             self._admit(draft, now_s)
         self.counters.steps += bool(draft.work)
+        for work in draft.work:
+            if work.sequence.job.computing_s is None:
+                work.sequence.job.computing_s = now_s
         return Step(tuple(draft.work))
 
     def commit(self, step: Step, results: Seq[Seq[SampledToken]], now_s: float) -> None:
@@ -148,6 +161,7 @@ class Scheduler:
                     self._prefilled(sequence, drawn, now_s)
             elif drawn and not job.forked:
                 self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
+                job.compute_s = now_s - (job.computing_s or 0.0)
                 self._fork(sequence, drawn)
             elif drawn:
                 self._append(sequence, drawn[0])
@@ -200,16 +214,17 @@ class Scheduler:
         return True
 
     def _victim(self, draft: Draft) -> Sequence:
-        return next(
+        able = [
             sequence
             for sequence in reversed(self._table.admitted)
             if sequence.state is State.RUNNING and not sequence.job.pinned and sequence not in draft.scheduled
-        )
+        ]
+        return next((sequence for sequence in able if sequence.job.paused), able[0])
 
     def _admit(self, draft: Draft, now_s: float) -> None:
-        slots = self._limits.max_running - sum(sequence.job.width for sequence in self._table.admitted)
-        while self._table.waiting:
-            sequence = self._table.waiting[0]
+        taken = sum(sequence.job.width for sequence in self._table.admitted if not sequence.job.paused)
+        slots = self._limits.max_running - taken
+        for sequence in [sequence for sequence in self._table.waiting if not sequence.job.paused]:
             job = sequence.job
             slots -= job.width
             out_of_budget = not draft.budget_tokens and not job.awaits_pull
@@ -287,7 +302,8 @@ class Scheduler:
         else:
             job.reported = True
             computed = job.prompt_tokens - job.cached_tokens
-            self._table.emit(job, Sampled(choice, (token,), finish, job.cached_tokens, computed))
+            told = Sampled(choice, (token,), finish, job.cached_tokens, computed, job.queue_s, job.compute_s)
+            self._table.emit(job, told)
 
     def _over(self, sequence: Sequence) -> None:
         self._table.drop(sequence)

@@ -65,12 +65,16 @@ class BlockCopy:
 
 @dataclass(slots=True)
 class Draft:
-    """A step in the making."""
+    """A step in the making: tokens and choices that still fit into it."""
 
     budget_tokens: int
+    slots: int
     work: list[Work] = field(default_factory=list)
     scheduled: set[Sequence] = field(default_factory=set)
     preempted: bool = False
+
+    def has_room_for(self, sequence: Sequence) -> bool:
+        return self.budget_tokens > 0 and self.slots >= sequence.job.width
 
     def count_for(self, sequence: Sequence) -> int:
         return min(sequence.remaining, self.budget_tokens)
@@ -79,6 +83,7 @@ class Draft:
         self.work.append(Work(sequence, count))
         self.scheduled.add(sequence)
         self.budget_tokens -= count
+        self.slots -= sequence.job.width
 
 
 @dataclass(slots=True)

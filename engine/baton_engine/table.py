@@ -37,7 +37,7 @@ class SequenceTable:
         insort(self.waiting, sequence, key=lambda each: each.order)
 
     def admit(self, sequence: Sequence) -> bool:
-        """The oldest waiting sequence gets blocks for all its tokens, from the prefix cache as far as possible, or
+        """A waiting sequence gets blocks for all its tokens, from the prefix cache as far as possible, or
         none and False."""
         length, block_tokens = sequence.length, self.block_tokens
         # At least one token is computed, for its logits; a pull brings the drawn token along, so it needs none.
@@ -50,7 +50,7 @@ class SequenceTable:
         sequence.blocks = found + self.pool.allocate(needed)
         sequence.registered = len(found)
         sequence.computed = len(found) * block_tokens
-        self.waiting.pop(0)
+        self.waiting.remove(sequence)
         sequence.state = State.PULLING if sequence.job.awaits_pull else State.RUNNING
         insort(self.admitted, sequence, key=lambda each: each.order)
         return True

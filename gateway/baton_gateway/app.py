@@ -20,7 +20,7 @@ from .described import described
 from .job import Parts, Visitor
 from .routing import pick
 from .strand import Strand
-from .telemetry import CONTENT_TYPE, label
+from .telemetry import CONTENT_TYPE, Numbers, label
 from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
@@ -38,9 +38,13 @@ class Handler:
 
 
 class App:
-    """`handle` is the server's handler. `draining` makes it not ready."""
+    """`handle` is the server's handler. `draining` makes it not ready; `neighbours` are the counters of other gateway
+    processes on this port."""
 
-    def __init__(self, parts: Parts, keys: KeyRing, created_s: int) -> None:
+    def __init__(
+        self, parts: Parts, keys: KeyRing, created_s: int, neighbours: Callable[[], list[Numbers]] = list
+    ) -> None:
+        self._neighbours = neighbours
         self._parts = parts
         self._keys = keys
         self._created_s = created_s
@@ -71,7 +75,7 @@ class App:
         telemetry, start_s = parts.telemetry, parts.now()
         visitor = Visitor("", request_id(exchange.headers, parts.draw), strand)
         route, status, reason = "unknown", 499, "client_gone"
-        telemetry.count("baton_gateway_in_flight")
+        telemetry.in_flight += 1
         try:
             route, handler = self._find(exchange)
             if handler.needs_key:
@@ -88,14 +92,10 @@ class App:
             log.exception("request %s failed", visitor.request_id)
             refuse(exchange, InternalError(f"internal error (request {visitor.request_id})"), visitor.request_id)
         finally:
-            telemetry.count("baton_gateway_in_flight", amount=-1)
-            telemetry.count("baton_gateway_requests_total", route, str(status), reason)
+            taken_s = parts.now() - start_s if status == 200 and route in flow.ROUTES else None
+            telemetry.ended(parts.registry.model, route, status, reason, taken_s)
             if status != 200:
                 log.info("request %s: %s %d %s", visitor.request_id, route, status, reason)
-            if status == 499:
-                telemetry.count("baton_gateway_client_aborts_total")
-            elif status == 200 and route in flow.ROUTES:
-                telemetry.observe("baton_gateway_e2e_seconds", parts.now() - start_s, parts.registry.model)
 
     def _find(self, exchange: Exchange) -> tuple[str, Handler]:
         path = exchange.path
@@ -110,10 +110,10 @@ class App:
             raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only", allow=method)
         return path, handler
 
-    async def _generate(self, exchange: Exchange, visitor: Visitor) -> int:
+    def _generate(self, exchange: Exchange, visitor: Visitor) -> Awaitable[int]:
         if self.draining:
             raise NoCapacity("this gateway is shutting down", code="rejected-shutting-down", retry_after_s=1.0)
-        return await flow.serve(self._parts, exchange, visitor)
+        return flow.serve(self._parts, exchange, visitor)
 
     async def _tokenize(self, exchange: Exchange, visitor: Visitor) -> int:
         return _say(exchange, await text_routes.tokenize(self._parts, exchange), visitor)
@@ -167,7 +167,7 @@ class App:
             self.vitals.take()
         states = self._parts.registry.states()
         self._parts.telemetry.set_all("baton_gateway_workers", list(states.items()))
-        exchange.respond(200, self._parts.telemetry.exposition(), content_type=CONTENT_TYPE)
+        exchange.respond(200, self._parts.telemetry.exposition(self._neighbours()), content_type=CONTENT_TYPE)
         return 200
 
 

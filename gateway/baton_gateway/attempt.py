@@ -18,7 +18,8 @@ from .relay import Answer, Head
 # then recomputes or fails as the policy says.
 LINGER_S = 1.0
 _NOT_TAKEN = frozenset({429, 503})
-_DEATHS = frozenset({"connect_failed", "connection_lost", "worker_lost", "draining"})
+_GOING = frozenset({"draining", "engine_failing"})
+_DEATHS = frozenset({"connect_failed", "connection_lost", "worker_lost", *_GOING})
 _WORTH_ANOTHER = frozenset({429, 500, 502, 503})
 
 
@@ -85,17 +86,20 @@ class Attempt:
 
         Raises DeadlineExceeded when `expire` was called before. Aborts when cancelled.
         """
+        answer = self.answer
         try:
-            head = await self.answer.wait_head()
-        except DeadlineExceeded:
-            self.abort()
-            raise
-        except BatonError as error:
-            return self._prefill_failure or self.decode_failure(error)
+            while answer.head is None and answer.error is None:
+                await answer
         except BaseException:
             self.abort()
             raise
-        return self._refusal(head) if head.status != 200 else None
+        if answer.head is not None:
+            return self._refusal(answer.head) if answer.head.status != 200 else None
+        assert answer.error is not None
+        if isinstance(answer.error, DeadlineExceeded):
+            self.abort()
+            raise answer.error
+        return self._prefill_failure or self.decode_failure(answer.error)
 
     def pour(self, tail: StreamTail) -> None:
         """The decode leg's bytes go to `tail` from now on, without a detour: every chunk comes this way."""
@@ -164,10 +168,10 @@ class Attempt:
 
 
 def refusal(head: Head) -> str:
-    """Why a worker did not take a request on. One that is going says so: that is no failure, and costs no retry."""
-    if head.status == 503 and head.headers.get("x-request-dropped-reason") == "draining":
-        return "draining"
-    return f"status_{head.status}"
+    """Why a worker did not take a request on. One that is going, or whose device fails, says so: that is nothing that
+    the request did, and costs no retry."""
+    reason = head.headers.get("x-request-dropped-reason", "")
+    return reason if head.status == 503 and reason in _GOING else f"status_{head.status}"
 
 
 def _send(client: HttpClient, leg: LegRequest, sink: Answer) -> RelayHandle:

@@ -11,7 +11,7 @@ from baton_api.routing import Refusal, Route, RouteRequest, View, WorkerView
 from .attempt import Attempt, Failure, LegRequest
 from .job import Job, Parts, check_context
 from .legs import AnyPrompt, Handing, decode_body, prefill_body, ticket_for
-from .pairs import lost_on_the_way
+from .pairs import bad_way
 from .routing import pick
 from .telemetry import label
 
@@ -22,7 +22,8 @@ async def first_answer(parts: Parts, job: Job) -> Attempt:
     """An attempt whose decode leg's head is there. Raises what the last route failed with."""
     parts.retries.earn()
     parts.resumes.earn()
-    route = await find_route(parts, job)
+    found = decide(parts, job)
+    route = found if isinstance(found, Route) else await find_route(parts, job)
     job.timeline.lap("route", parts.now())
     return await try_routes(parts, job, route)
 
@@ -32,7 +33,7 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
     while True:
         attempt = send(parts, job, route)
         try:
-            failure = await first_failure(parts, job, attempt)
+            failure = await attempt.failure()
             if failure is None:
                 # Not before: a leg that failed left nothing there, and a wrong guess would skip prefill.
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
@@ -47,21 +48,11 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
             give_up(parts, attempt)
             raise
+        finally:
+            parts.first_bytes.disarm(attempt)
         give_up(parts, attempt)
         job.timeline.lap("retry", parts.now())
         route = again
-
-
-async def first_failure(parts: Parts, job: Job, attempt: Attempt) -> Failure | None:
-    """What kept the attempt's head away. A stream's head comes with its first token, so it has a time of its own; that
-    of a whole answer comes with its last, when only the request's own deadline counts."""
-    if not job.asked.stream:
-        return await attempt.failure()
-    parts.first_bytes.arm(attempt)
-    try:
-        return await attempt.failure()
-    finally:
-        parts.first_bytes.disarm(attempt)
 
 
 def give_up(parts: Parts, attempt: Attempt) -> None:
@@ -125,9 +116,8 @@ def routed_tokens(workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> int:
 
 def held_blocks(parts: Parts, workers: tuple[WorkerView, ...], prompt: AnyPrompt) -> dict[str, int]:
     held: dict[str, int] = {}
-    sizes = parts.registry.block_sizes
-    for block_tokens in sizes:
-        urls = [worker.url for worker in workers if len(sizes) == 1 or worker.info.block_tokens == block_tokens]
+    for block_tokens in parts.registry.block_sizes:
+        urls = [worker.url for worker in workers if worker.info.block_tokens == block_tokens]
         for url, keys in parts.index.held(prompt.keys(block_tokens), urls).items():
             held[url] = prompt.blocks_of(keys, block_tokens)
     return held
@@ -159,11 +149,11 @@ def worth_another(parts: Parts, job: Job, failure: Failure) -> bool:
 
 def note_transfer(parts: Parts, route: Route, server_timing: str) -> None:
     """Decode has answered; what it says of the way that the KV came, or did not come."""
-    lost = lost_on_the_way(server_timing) if route.prefill is not None else None
-    if route.prefill is not None and lost is not None:
+    bad = bad_way(server_timing, parts.settings.slow_transfer_s) if route.prefill is not None else None
+    if route.prefill is not None and bad is not None:
         pair = (route.prefill.url, route.decode.url)
-        if parts.pairs.told(pair, lost=lost, now_s=parts.now()):
-            log.warning("no KV gets from %s to %s: other pairs first", *pair)
+        if parts.pairs.told(pair, bad=bad, now_s=parts.now()):
+            log.warning("KV from %s to %s: %s", *pair, "does not get through, other pairs first" if bad else "again")
 
 
 def note_failure(parts: Parts, failure: Failure) -> None:
@@ -194,4 +184,8 @@ def send(parts: Parts, job: Job, route: Route) -> Attempt:
         parts.pairs.tried((url, route.decode.url), parts.now())
     attempt = Attempt(parts.client, parts.registry, route, decode, prefill)
     parts.attempts.add(attempt)
+    if job.asked.stream:
+        # A stream's head comes with its first token, so it has a time of its own; that of a whole answer comes with its
+        # last, when only the request's own deadline counts.
+        parts.first_bytes.arm(attempt)
     return attempt

@@ -18,7 +18,6 @@ from .events import DONE, END, StreamTail, usage_of
 from .job import Job, Parts, Visitor, check_context, check_model
 from .legs import AnyPrompt
 from .resume import Leader
-from .telemetry import label
 from .text_prompt import TextPrompt
 from .timeline import Timeline
 from .tokenising import Asked
@@ -30,7 +29,7 @@ ROUTES = frozenset({CHAT_PATH, "/v1/completions"})
 async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     """Answers `exchange`; returns the status. Raises BatonError, possibly after the answer has started."""
     timeline = Timeline(parts.now())
-    fields, asked = read(exchange)
+    fields, asked = await read_off_loop(parts, exchange)
     check_model(parts.registry, asked.model)
     if "seed" not in fields:
         fields["seed"] = int.from_bytes(parts.draw(7), "big")
@@ -38,7 +37,9 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
     strand = visitor.strand
     parts.deadlines.arm(strand)
     try:
-        prompt = await read_prompt(parts, fields, asked, visitor.tenant, len(exchange.body))
+        prompt = read_now(parts, fields, asked, visitor.tenant, len(exchange.body))
+        if prompt is None:
+            prompt = await parts.tokeniser.read(asked, *naming(parts, asked, visitor.tenant))
         timeline.lap("tokenise", parts.now())
         check_context(parts.registry.routable(), asked, prompt)
         headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
@@ -59,6 +60,13 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
         parts.deadlines.disarm(strand)
 
 
+async def read_off_loop(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
+    """`read`, on a thread where the body is large. Raises BadRequest, Overloaded."""
+    if len(exchange.body) <= parts.settings.parse_inline_bytes:
+        return read(exchange)
+    return await parts.tokeniser.elsewhere(read, exchange)
+
+
 def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     """The body's used fields and the request they make. Raises BadRequest."""
     chat = exchange.path == CHAT_PATH
@@ -66,17 +74,20 @@ def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     return fields, chat_of(fields) if chat else completion_of(fields)
 
 
-async def read_prompt(parts: Parts, fields: dict[str, Any], asked: Asked, tenant: str, body_bytes: int) -> AnyPrompt:
-    """Tokenised once, on a thread unless it is too small to be worth the way; with `routing.keys: text` not at all.
-
-    Raises BadRequest, Overloaded.
-    """
-    salt, sizes = parts.salt(tenant, asked.cache_salt), parts.registry.block_sizes
+def read_now(parts: Parts, fields: dict[str, Any], asked: Asked, tenant: str, body_bytes: int) -> AnyPrompt | None:
+    """The prompt: with `routing.keys: text` not tokenised at all; else tokenised once, here if it is too small to be
+    worth the way to a thread. None if it is not. Raises BadRequest."""
+    salt, sizes = naming(parts, asked, tenant)
     if parts.settings.prefix_keys == "text":
         return TextPrompt(fields, salt)
     if body_bytes <= parts.settings.inline_bytes:
         return parts.tokeniser.read_now(asked, salt, sizes)
-    return await parts.tokeniser.read(asked, salt, sizes)
+    return None
+
+
+def naming(parts: Parts, asked: Asked, tenant: str) -> tuple[bytes, frozenset[int]]:
+    """What the block keys of a prompt depend on beside its tokens: the tenant's salt, the block sizes in use."""
+    return parts.salt(tenant, asked.cache_salt), parts.registry.block_sizes
 
 
 async def answer(parts: Parts, exchange: Exchange, job: Job) -> int:
@@ -92,35 +103,31 @@ async def answer(parts: Parts, exchange: Exchange, job: Job) -> int:
 
 async def deliver(parts: Parts, exchange: Exchange, job: Job, leader: Leader) -> int:
     """Passes the decode leg's answer on, streamed or whole; returns its status."""
-    head = leader.attempt.head
-    content_type = head.headers.get("content-type", "application/json")
-    streamed = head.status == 200 and content_type.startswith("text/event-stream")
-    if head.status == 200:
-        job.timeline.answered(head.headers.get("server-timing", ""), parts.now(), streamed=streamed)
-        observe_first_token(parts, job)
+    status, heads = leader.attempt.head
+    content_type = heads.get("content-type", "application/json")
+    streamed = status == 200 and content_type.startswith("text/event-stream")
+    timeline = job.timeline
+    if status == 200:
+        timeline.answered(heads.get("server-timing", ""), parts.now(), streamed=streamed)
     headers = [("x-request-id", job.id)]
     if parts.settings.server_timing:
-        headers.append(("server-timing", job.timeline.header()))
-    if "retry-after" in head.headers:
-        headers.append(("retry-after", head.headers["retry-after"]))
+        headers.append(("server-timing", timeline.header()))
+    if "retry-after" in heads:
+        headers.append(("retry-after", heads["retry-after"]))
     if streamed:
+        parts.telemetry.first_token(job.asked.model, timeline)
         usage = await stream(exchange, job, leader, [*headers, ("content-type", content_type)])
-    else:
-        body = await whole(leader, parts.settings.max_answer_bytes)
-        exchange.respond(head.status, body, headers, content_type)
-        usage = usage_of(body)
-    if head.status == 200:
         count_tokens(parts, job, usage)
-    return head.status
-
-
-async def whole(leader: Leader, max_bytes: int) -> bytes:
-    """The body. When its worker dies another one makes all of it again: the seed is the same."""
-    while True:
-        try:
-            return await leader.attempt.answer.whole(max_bytes)
-        except BatonError as error:
-            await leader.replace(error, "")
+        return status
+    body = leader.attempt.answer.collect(parts.settings.max_answer_bytes)
+    while not await leader.complete():  # another worker makes all of it again: the seed is the same
+        body = leader.attempt.answer.collect(parts.settings.max_answer_bytes)
+    data = body[0] if len(body) == 1 else b"".join(body)
+    exchange.respond(status, data, headers, content_type)
+    if status == 200:
+        parts.telemetry.first_token(job.asked.model, timeline)
+        count_tokens(parts, job, usage_of(data))
+    return status
 
 
 async def stream(exchange: Exchange, job: Job, leader: Leader, headers: list[tuple[str, str]]) -> dict[str, Any] | None:
@@ -152,16 +159,9 @@ async def relay(exchange: Exchange, attempt: Attempt, tail: StreamTail) -> Baton
     return tail.error or broken
 
 
-def observe_first_token(parts: Parts, job: Job) -> None:
-    parts.telemetry.observe("baton_gateway_ttft_seconds", job.timeline.first_token_s, job.asked.model)
-    for span in job.timeline.spans:
-        parts.telemetry.observe("baton_gateway_stage_seconds", span.duration_s, label(span.name))
-
-
 def count_tokens(parts: Parts, job: Job, usage: dict[str, Any] | None) -> None:
     sent = usage.get("completion_tokens") if usage else None
     read = len(job.prompt) if job.prompt.exact else usage.get("prompt_tokens") if usage else None
-    if isinstance(read, int):
-        parts.telemetry.count("baton_gateway_tokens_total", job.asked.model, "prompt", amount=read)
-    if isinstance(sent, int):
-        parts.telemetry.count("baton_gateway_tokens_total", job.asked.model, "completion", amount=sent)
+    parts.telemetry.tokens(
+        job.asked.model, read if isinstance(read, int) else None, sent if isinstance(sent, int) else None
+    )

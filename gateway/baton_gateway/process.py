@@ -1,7 +1,7 @@
 """A gateway process from its settings file to its exit: wiring, readiness, drain.
 
 stdout is for whoever started it: JSON lines, {"api_key": ...} when one had to be made up, then one
-{"ready": true, "port": ...}; logs go to stderr.
+{"ready": true, "port": ...}; logs go to stderr. With several `processes` this one only keeps them running (many).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import prometheus_client
@@ -25,16 +25,19 @@ from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_engine.text.prompt import ModelReader
 from baton_wire.http_client import HttpClient
-from baton_wire.http_limits import ServerLimits
 from baton_wire.http_server import HttpServer, serve
 
 from .access import KeyRing
 from .admission import Admission, RetryBudget
 from .app import App
+from .board import Board
+from .bounds import ensure_descriptors, server_limits
 from .discovery import Discovery, FleetChanges
 from .index import PrefixIndex
 from .job import Parts
+from .many import BAD_SETTING_EXIT, Family, reserve_port, share_of
 from .registry import Registry
+from .seat import Seat
 from .settings import GatewaySettings
 from .source import source_of
 from .strand import Alarms
@@ -57,12 +60,39 @@ def run(argv: Sequence[str]) -> int:
         if settings.auth and not keys:
             keys = [f"sk-{secrets.token_urlsafe(24)}"]
             say(api_key=keys[0])
-        reader = ModelReader.load(Path(settings.model_path))
-        uvloop.run(_main(settings, secret, KeyRing(keys if settings.auth else ()), reader))
+        ring, reader = (
+            KeyRing(keys if settings.auth else ()),
+            ModelReader.load(Path(settings.model_path), settings.text_cache_chars),
+        )
+        if settings.processes > 1:
+            return _run_many(settings, secret, ring, reader)
+        return _run_one(Gateway.of(settings, secret, ring, reader), lambda port: say(ready=True, port=port))
     except BatonError as error:
         print(f"error: {error.message}", file=sys.stderr)
-        return 2
+        return BAD_SETTING_EXIT
+
+
+def _run_one(make: Callable[[], Gateway], on_ready: Callable[[int], None], lifeline: int | None = None) -> int:
+    """Until a signal or, when `lifeline` is given, the end of the process that holds its other side."""
+    try:
+        uvloop.run(_main(make, on_ready, lifeline))
+    except BatonError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return BAD_SETTING_EXIT
     return 0
+
+
+def _run_many(settings: GatewaySettings, secret: bytes, ring: KeyRing, reader: Reader) -> int:
+    held = reserve_port(settings.host, settings.port)
+    port, board = held.getsockname()[1], Board(settings.processes)
+
+    def serve_one(index: int, tell: Callable[[], None], lifeline: int) -> int:
+        mine = share_of(settings, index, port)
+        return _run_one(Gateway.of(mine, secret, ring, reader, Seat(board, index)), lambda _: tell(), lifeline)
+
+    gc.collect()
+    gc.freeze()
+    return Family(board, serve_one, lambda: say(ready=True, port=port, processes=settings.processes)).run()
 
 
 def say(**line: object) -> None:
@@ -128,8 +158,11 @@ class Dice:
 class Gateway:
     """The composed process; also started inside tests."""
 
-    def __init__(self, settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader) -> None:
+    def __init__(
+        self, settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader, seat: Seat | None = None
+    ) -> None:
         self.settings = settings
+        self._seat = seat
         changes = FleetChanges()
         self.parts = Parts(
             settings,
@@ -147,27 +180,33 @@ class Gateway:
             Telemetry(),
             Dice().draw,
         )
-        self.app = App(self.parts, keys, int(time.time()))
+        if seat is not None:
+            seat.take(self.parts)
+        self.app = App(self.parts, keys, int(time.time()), seat.neighbours if seat is not None else list)
         self.discovery = Discovery(
             settings, self.parts.registry, self.parts.client, self.parts.worker_key, changes, self.worker_gone
         )
         self.source = source_of(settings, os.environ, self.discovery_failed)
         self.server: HttpServer | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._sharing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(
+        cls, settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader, seat: Seat | None = None
+    ) -> Callable[[], Gateway]:
+        """To be made where its event loop runs."""
+        return lambda: cls(settings, secret, keys, reader, seat)
 
     async def start(self) -> int:
         """Listens; returns the port. Raises SettingError when the address cannot be had."""
-        limits = ServerLimits(
-            max_body_bytes=self.settings.max_body_bytes,
-            max_connections=self.settings.max_connections,
-            max_connections_per_address=self.settings.max_connections_per_address,
-        )
+        ensure_descriptors(self.settings)
         try:
             self.server = await serve(
                 self.app.handle,
                 self.settings.host,
                 self.settings.port,
-                limits=limits,
+                limits=server_limits(self.settings),
                 reuse_port=self.settings.reuse_port,
             )
         except OSError as error:
@@ -175,6 +214,8 @@ class Gateway:
             raise SettingError("host, port", where, f"cannot be had ({error})", "give a free one") from error
         self.app.vitals = Vitals(self.parts.telemetry, self.server)
         self._watch = asyncio.create_task(self.discovery.run(self.source))
+        if self._seat is not None:
+            self._sharing = asyncio.create_task(self._seat.share())
         return self.server.port
 
     def worker_gone(self, url: str) -> None:
@@ -193,9 +234,10 @@ class Gateway:
         await asyncio.sleep(self.settings.drain_delay_s)
         if self.server is not None:
             await self.server.close(self.settings.drain_s)
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in (self._watch, self._sharing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self.parts.client.close()
         self.parts.tokeniser.close()
         self.parts.deadlines.close()
@@ -212,14 +254,18 @@ def tune_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _main(settings: GatewaySettings, secret: bytes, keys: KeyRing, reader: Reader) -> None:
-    gateway = Gateway(settings, secret, keys, reader)
-    stopping = asyncio.Event()
+async def _main(make: Callable[[], Gateway], on_ready: Callable[[int], None], lifeline: int | None) -> None:
+    gateway = make()
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stopping.set)  # its other end closes when the parent is gone, however it went
     port = await gateway.start()
     tune_collector()
-    say(ready=True, port=port)
+    on_ready(port)
     await stopping.wait()
+    if lifeline is not None:
+        loop.remove_reader(lifeline)
     log.info("draining")
     await gateway.stop()

@@ -7,6 +7,7 @@ what whoever started it says it should be.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +21,8 @@ Change = Literal["none", "changed", "new_epoch", "lost"]
 
 @dataclass(slots=True)
 class _Member:
-    """`view` is what routing sees of it, None until it was heard; its load is the member's."""
+    """`view` is what routing sees of it, None until it was heard; its load is the member's and what other gateway
+    processes have on it, `elsewhere`: requests, tokens."""
 
     wanted: FleetWorker
     info: WorkerInfo | None = None
@@ -28,6 +30,7 @@ class _Member:
     suspended_until_s: float = 0.0
     in_flight: int = 0
     in_flight_tokens: int = 0
+    elsewhere: tuple[int, int] = (0, 0)
     view: WorkerView | None = None
 
     def book(self, requests: int, tokens: int) -> None:
@@ -35,8 +38,12 @@ class _Member:
         self.in_flight_tokens += tokens
         view = self.view
         if view is not None:
-            view.in_flight = self.in_flight
-            view.in_flight_tokens = self.in_flight_tokens
+            view.in_flight += requests
+            view.in_flight_tokens += tokens
+
+    def look(self, url: str, info: WorkerInfo) -> WorkerView:
+        requests, tokens = self.elsewhere
+        return WorkerView(url, info, self.in_flight + requests, self.in_flight_tokens + tokens, self.suspended_until_s)
 
 
 class Booking:
@@ -93,7 +100,7 @@ class Registry:
         if restarted:
             member.suspended_until_s = 0.0
         if before != info:
-            member.view = WorkerView(url, info, member.in_flight, member.in_flight_tokens, member.suspended_until_s)
+            member.view = member.look(url, info)
         self._look()
         if restarted:
             return "new_epoch"
@@ -131,6 +138,24 @@ class Registry:
     def load(self, url: str, tokens: int) -> Booking:
         """One request of ours with so many tokens is on `url` from now on."""
         return Booking(self._members.get(url) or _Member(FleetWorker(url)), tokens)
+
+    def booked(self) -> dict[str, tuple[int, int]]:
+        """Our own load, for other gateway processes: requests and tokens of every worker that has some."""
+        return {
+            url: (member.in_flight, member.in_flight_tokens)
+            for url, member in self._members.items()
+            if member.in_flight
+        }
+
+    def hear_elsewhere(self, load: Mapping[str, tuple[int, int]]) -> None:
+        """What the other gateway processes have in flight, all together."""
+        for url, member in self._members.items():
+            now = load.get(url, (0, 0))
+            if now != member.elsewhere:
+                member.elsewhere = now
+                if member.view is not None:
+                    member.view.in_flight = member.in_flight + now[0]
+                    member.view.in_flight_tokens = member.in_flight_tokens + now[1]
 
     def routable(self) -> tuple[WorkerView, ...]:
         return self._routable

@@ -34,15 +34,6 @@ class Answer(Signal):
         self.head: Head | None = None
         self.error: BatonError | None = None
 
-    async def wait_head(self) -> Head:
-        """Raises the BatonError that came in place of the head."""
-        while self.head is None and self.error is None:
-            await self
-        if self.head is None:
-            assert self.error is not None
-            raise self.error
-        return self.head
-
     async def finished(self) -> None:
         """Returns at the end of the answer. Raises the BatonError that broke it off."""
         while not self.ended:
@@ -56,21 +47,20 @@ class Answer(Signal):
         for data in kept:
             self.on_data(data)
 
-    async def whole(self, max_bytes: int) -> bytes:
-        """The body. Raises WorkerProtocolError when it is larger or broken off."""
-        parts: list[bytes] = []
-        size = 0
+    def collect(self, max_bytes: int) -> list[bytes]:
+        """The body, complete when the answer has ended without an error; WorkerProtocolError when it is larger."""
+        body: list[bytes] = []
+        left = max_bytes
 
         def take(data: bytes) -> None:
-            nonlocal size
-            size += len(data)
-            if size > max_bytes:
+            nonlocal left
+            left -= len(data)
+            if left < 0:
                 raise WorkerProtocolError(f"the answer exceeds {max_bytes} bytes", code="answer_too_large")
-            parts.append(data)
+            body.append(data)
 
         self.pour(take)
-        await self.finished()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return body
 
     # RelaySink
 

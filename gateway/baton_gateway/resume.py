@@ -24,6 +24,17 @@ class Leader:
         self._job = job
         self.attempt = attempt
 
+    async def complete(self) -> bool:
+        """Waits for the end of a whole answer; False when its worker died and another attempt has begun in its place.
+        Raises what broke it off when nobody can."""
+        answer = self.attempt.answer
+        while not answer.ended:
+            await answer
+        if answer.error is None:
+            return True
+        await self.replace(answer.error, "")
+        return False
+
     async def replace(self, error: BatonError, emitted: str | None) -> None:
         """Another worker goes on after `emitted`, what the client has already (None: not known). Raises `error` when
         that cannot be: nothing is left to try, or another worker would not help."""

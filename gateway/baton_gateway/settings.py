@@ -29,6 +29,7 @@ class GatewaySettings:
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8000, "TCP port; 0 takes a free one", low=0, high=65535)
     reuse_port: bool = setting(False, "SO_REUSEPORT, for several gateway processes on one port")
+    processes: int = setting(1, "gateway processes on the one port, started again when they die", low=1, high=64)
     secret_file: str = setting("", "file with the deployment's secret (at least 32 bytes)")
     auth: bool = setting(True, "whether /v1 needs an API key")
     api_keys: tuple[str, ...] = setting((), "API keys; one is generated and printed when there is none")
@@ -53,12 +54,24 @@ class GatewaySettings:
     max_queued: int = setting(1024, "requests waiting for a slot", low=0)
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
+    text_cache_chars: int = setting(
+        16_000_000, "characters of texts whose tokens are remembered, about 3 bytes each; 0: none", low=0
+    )
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
     max_connections: int = setting(4096, "client connections open at once", low=1)
     max_connections_per_address: int = setting(
         1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
     )
+    parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
+    max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies in memory, all together", low=1)
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
+    max_header_bytes: int = setting(32 * 1024, "request line and header section together", low=1)
+    max_headers: int = setting(100, "header fields of a request", low=1)
+    header_timeout_s: float = setting(10.0, "from the first byte of a head to its end", low=0.01)
+    body_grace_s: float = setting(10.0, "that a body may take besides its bytes over body_min_bytes_per_s", low=0.01)
+    body_min_bytes_per_s: float = setting(1024.0, "slower bodies get 408", low=0.01)
+    idle_timeout_s: float = setting(75.0, "an idle client connection is closed after so long", low=0.01)
+    write_stall_s: float = setting(60.0, "a client that takes nothing of its answer for so long is cut", low=0.01)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 
     heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)
@@ -66,6 +79,9 @@ class GatewaySettings:
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
+    slow_transfer_s: float = setting(
+        1.0, "a pair whose KV keeps a request waiting longer, and longer than computing it, is avoided", low=0
+    )
     retry_ratio: float = setting(0.1, "retries per request, in the long run", low=0, high=1)
     retry_burst: int = setting(10, "retries that may be saved up", low=0)
     max_resumes: int = setting(3, "times that an answer goes on elsewhere when its worker died", low=0)
@@ -88,6 +104,9 @@ class GatewaySettings:
             raise SettingError("fleet_file", self.fleet_file, "does not go with discovery: kubernetes", fix)
         if self.prefix_keys == "text" and self.mode != "aggregated":
             raise SettingError("prefix_keys", "text", f"does not fit mode {self.mode}", "a transfer needs tokens")
+        if self.processes > self.max_in_flight:
+            fix = f"give at most max_in_flight, {self.max_in_flight}"
+            raise SettingError("processes", self.processes, "leaves some of them no request to serve", fix)
 
     @property
     def policy(self) -> Policy:

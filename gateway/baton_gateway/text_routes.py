@@ -14,7 +14,7 @@ from .job import Parts, check_model
 
 async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     """`{"prompt"}` or `{"messages"}`, as the completion and chat routes take them. Raises BadRequest, NotFound."""
-    body = {"model": parts.registry.model, **json_object(exchange.body)}
+    body = {"model": parts.registry.model, **await body_of(parts, exchange)}
     asked = parse_chat(body) if "messages" in body else parse_completion(body)
     check_model(parts.registry, asked.model)
     prompt = await parts.tokeniser.read(asked, b"", ())
@@ -29,7 +29,7 @@ async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
 
 async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     """`{"tokens": [ids]}` to `{"prompt": text}`. Raises BadRequest, NotFound."""
-    body = {"model": parts.registry.model, **json_object(exchange.body)}
+    body = {"model": parts.registry.model, **await body_of(parts, exchange)}
     for name in body:
         if name not in ("model", "tokens"):
             raise BadRequest(f"{name[:64]!r} is not a field of this request", param=name[:64], code="unknown_field")
@@ -42,3 +42,10 @@ async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     check_model(parts.registry, asked.model)
     assert isinstance(asked.prompt, tuple)
     return {"prompt": await parts.tokeniser.text(asked.prompt)}
+
+
+async def body_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:
+    """The body's fields; a large one is parsed on a thread. Raises BadRequest, Overloaded."""
+    if len(exchange.body) <= parts.settings.parse_inline_bytes:
+        return json_object(exchange.body)
+    return await parts.tokeniser.elsewhere(json_object, exchange.body)

@@ -20,8 +20,8 @@ Given = TypeVarTuple("Given")
 class Reader(Protocol):
     """What turns a request into token ids."""
 
-    def read(self, request: Asked) -> Sequence[int]:
-        """Raises BadRequest."""
+    def read(self, request: Asked, owner: bytes = b"") -> Sequence[int]:
+        """`owner`: what is remembered of this text helps nobody else. Raises BadRequest."""
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Raises BadRequest for an id that is none."""
@@ -42,13 +42,14 @@ class Tokeniser:
 
     async def read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
         """Raises BadRequest, Overloaded."""
-        return await self._elsewhere(self._read, request, salt, block_sizes)
+        return await self.elsewhere(self._read, request, salt, block_sizes)
 
     async def text(self, token_ids: Sequence[int]) -> str:
         """Raises BadRequest, Overloaded."""
-        return await self._elsewhere(self._reader.text, token_ids)
+        return await self.elsewhere(self._reader.text, token_ids)
 
-    async def _elsewhere(self, work: Callable[[*Given], T], *given: *Given) -> T:
+    async def elsewhere(self, work: Callable[[*Given], T], *given: *Given) -> T:
+        """`work(*given)` on one of the threads, in its turn. Raises Overloaded, and what `work` raises."""
         if self._waiting >= self._max_waiting:
             raise Overloaded(
                 f"{self._waiting} prompts wait for the tokeniser", code="rejected-saturated", retry_after_s=1.0
@@ -59,7 +60,7 @@ class Tokeniser:
         return await running
 
     def _read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
-        token_ids = self._reader.read(request)
+        token_ids = self._reader.read(request, salt)
         if not token_ids:
             param = "messages" if isinstance(request, ChatRequest) else "prompt"
             raise BadRequest("the prompt has no tokens; it needs at least one", param=param)

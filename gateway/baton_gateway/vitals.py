@@ -15,11 +15,15 @@ class Vitals:
     def __init__(self, telemetry: Telemetry, server: HttpServer) -> None:
         self._telemetry = telemetry
         self._server = server
-        self._told: dict[str, int] = {}
+        self._told: dict[tuple[str, ...], int] = {}
 
     def take(self) -> None:
-        self._telemetry.set("baton_gateway_tasks", len(asyncio.all_tasks()))
-        self._telemetry.set("baton_gateway_connections", self._server.connections)
+        self._tell(len(asyncio.all_tasks()), "baton_gateway_tasks")
+        self._tell(self._server.connections, "baton_gateway_connections")
         for reason, count in self._server.refused.items():
-            self._telemetry.count("baton_gateway_unread_total", reason, amount=count - self._told.get(reason, 0))
-            self._told[reason] = count
+            self._tell(count, "baton_gateway_unread_total", reason)
+
+    def _tell(self, value: int, *series: str) -> None:
+        """As a difference: that is the same for counters and gauges."""
+        self._telemetry.count(*series, amount=value - self._told.get(series, 0))
+        self._told[series] = value

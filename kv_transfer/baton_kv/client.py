@@ -7,8 +7,9 @@ offered, verify each as it lands, acknowledge. However it ends, the transfer is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -17,6 +18,7 @@ from baton_api.errors import LayoutMismatch, PeerLost, TransferAborted, Transfer
 from baton_api.sampling import SampledToken
 from baton_api.tickets import Ticket
 from baton_api.timing import PrefillTimeline, PullTimeline
+from baton_wire.pb import control_pb2 as pb
 
 from .copy_plan import plan_copy
 from .observer import KvObserver, Unobserved
@@ -58,6 +60,7 @@ class KvClient:
         self._peers: dict[tuple[str, str], asyncio.Task[Peer]] = {}
         self._closing_peers: set[asyncio.Task[None]] = set()
         self._pulls: dict[str, Pull | None] = {}
+        self._saying: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def pull(
@@ -76,7 +79,7 @@ class KvClient:
         self._pulls[ticket.transfer_id] = None
         moved_bytes, outcome, timeline = 0, TransferAborted.reason, None
         try:
-            peer = await self._peer(ticket, budget_s)
+            peer = await self._peer_or_word(wire_ticket, ticket, budget_s)
             session = PullSession(plan, self._settings.window_blocks)
             pull = Pull(ticket.transfer_id, wire_ticket, session, self._store, peer, self._settings, self._clock)
             self._pulls[ticket.transfer_id] = pull
@@ -94,6 +97,51 @@ class KvClient:
         finally:
             del self._pulls[ticket.transfer_id]
             self._observer.on_transfer_end("decode", outcome, moved_bytes, timeline)
+
+    @contextlib.contextmanager
+    def waiting(self, wire_ticket: str, ticket: Ticket) -> Iterator[None]:
+        """Around the time before the pull, in which its destination is not to be had yet.
+
+        When it gets long, prefill hears that its blocks are wanted and keeps them beyond the lease, until the request's
+        deadline. When it ends with an exception, prefill hears that nobody comes.
+        """
+        keep = pb.FromDecode(keep=pb.Keep(transfer_id=ticket.transfer_id, ticket=wire_ticket))
+        timer = asyncio.get_running_loop().call_later(self._settings.lease_s / 4, self._say, ticket, keep)
+        try:
+            yield
+        except BaseException:
+            self._withdraw(wire_ticket, ticket)
+            raise
+        finally:
+            timer.cancel()
+
+    async def _peer_or_word(self, wire_ticket: str, ticket: Ticket, budget_s: float) -> Peer:
+        """A pull that ends before there is a peer tells prefill once there is one: its lease need not run out."""
+        try:
+            return await self._peer(ticket, budget_s)
+        except (TransferDeadline, asyncio.CancelledError):
+            self._withdraw(wire_ticket, ticket)
+            raise
+
+    def _withdraw(self, wire_ticket: str, ticket: Ticket) -> None:
+        """Opened and aborted at once, so that a prefill leg which comes later ends at once too."""
+        transfer_id = ticket.transfer_id
+        opened = pb.FromDecode(open=pb.Open(transfer_id=transfer_id, ticket=wire_ticket))
+        aborted = pb.FromDecode(abort=pb.Abort(transfer_id=transfer_id, reason=TransferAborted.reason))
+        self._say(ticket, opened, aborted)
+
+    def _say(self, ticket: Ticket, *messages: pb.FromDecode) -> None:
+        """In the background, and only as a courtesy: a prefill worker that cannot be told waits for its lease."""
+        if not self._closed and len(self._saying) < self._settings.max_transfers:
+            task = asyncio.get_running_loop().create_task(self._say_once_connected(ticket, messages))
+            self._saying.add(task)
+            task.add_done_callback(self._saying.discard)
+
+    async def _say_once_connected(self, ticket: Ticket, messages: Sequence[pb.FromDecode]) -> None:
+        with contextlib.suppress(TransferError):
+            peer = await self._peer(ticket, 2 * self._settings.connect_timeout_s)
+            for message in messages:
+                peer.send(message)
 
     def _check(self, ticket: Ticket) -> None:
         if self._closed:
@@ -156,6 +204,9 @@ class KvClient:
     async def close(self) -> None:
         """Ends every pull with TransferAborted and waits until all are terminal and every link is gone."""
         self._closed = True
+        for saying in list(self._saying):
+            saying.cancel()
+        await asyncio.gather(*self._saying, return_exceptions=True)
         running = [pull for pull in self._pulls.values() if pull is not None]
         for pull in running:
             pull.abort(TransferAborted("decode worker is closing", code="closing"))

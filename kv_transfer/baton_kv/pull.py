@@ -14,7 +14,7 @@ from baton_wire.pb import control_pb2 as pb
 
 from . import session_pull as do
 from . import wire_form
-from .checksums import block_checksum, transfer_seed
+from .checksums import bind, block_digests, transfer_seed
 from .copy_plan import runs
 from .peer import Peer
 from .session_pull import PullSession
@@ -41,6 +41,7 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._seed = transfer_seed(wire_ticket)
         self._done: asyncio.Future[TransferError | None] = self._loop.create_future()
+        self._digests: dict[int, int | None] = {}
         self._to_verify: list[do.Verify] = []
         self._verifying: asyncio.Task[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
@@ -146,11 +147,12 @@ class Pull:
                 )
             )
 
-    def _received(self, ordinal: int, landed: asyncio.Future[None]) -> None:
+    def _received(self, ordinal: int, landed: asyncio.Future[int | None]) -> None:
         error = landed.exception()
         if error is not None:
             self._peer.drop(f"data link: {error}")
         else:
+            self._digests[ordinal] = landed.result()
             self.moved_bytes += self._store.layout.block_bytes
         self._feed(do.Landed(ordinal, whole=error is None))
 
@@ -175,11 +177,17 @@ class Pull:
         self._verifying = None
 
     async def _check(self, batch: list[do.Verify]) -> list[bool]:
+        found = {item.ordinal: self._digests.pop(item.ordinal) for item in batch}
+        missing = [ordinal for ordinal, digest in found.items() if digest is None]
+        taken = dict(zip(missing, await self._take_digests(missing), strict=True)) if missing else {}
+        digests = {ordinal: taken[ordinal] if digest is None else digest for ordinal, digest in found.items()}
+        return [bind(digests[item.ordinal], self._seed, item.ordinal) == item.checksum for item in batch]
+
+    async def _take_digests(self, ordinals: list[int]) -> list[int]:
         """Off the event loop when it would take long: xxhash lets go of the interpreter's lock."""
-        views = [self._store.view(self.session.plan.block_ids[item.ordinal]) for item in batch]
-        check = partial(_matches, views, batch, self._seed)
-        small = len(batch) * self._store.layout.block_bytes <= self._settings.inline_bytes
-        return check() if small else await asyncio.to_thread(check)
+        views = [self._store.view(self.session.plan.block_ids[ordinal]) for ordinal in ordinals]
+        small = len(views) * self._store.layout.block_bytes <= self._settings.inline_bytes
+        return block_digests(views) if small else await asyncio.to_thread(block_digests, views)
 
     def _take_over(self, ordinals: list[int]) -> None:
         if ordinals and self.session.error is None:
@@ -196,7 +204,3 @@ class Pull:
             self._drain.cancel()
         self._peer.transfers.pop(self.transfer_id, None)
         self._done.set_result(error)
-
-
-def _matches(views: list[memoryview], batch: list[do.Verify], seed: int) -> list[bool]:
-    return [block_checksum(view, seed, item.ordinal) == item.checksum for view, item in zip(views, batch, strict=True)]

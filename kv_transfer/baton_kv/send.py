@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from baton_api.sampling import SampledToken
@@ -16,7 +15,7 @@ from baton_wire.pb import control_pb2 as pb
 
 from . import session_send as do
 from . import wire_form
-from .checksums import block_checksums, transfer_seed
+from .checksums import bind, block_digests, transfer_seed
 from .leases import LeaseTerm
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Sending:
     def __init__(self, transfer_id: str, server: KvServer) -> None:
         self.transfer_id, self._server = transfer_id, server
         block_bytes = server.store.layout.block_bytes
-        self.session = do.SendSession(offer_blocks=max(1, server.settings.offer_bytes // block_bytes))
+        self.session = do.SendSession(seal_blocks=max(1, server.settings.seal_bytes // block_bytes))
         self.term: LeaseTerm
         self.on_end: Callable[[str], None]
         self.stream: Stream | None = None
@@ -43,9 +42,10 @@ class Sending:
         self.prefill: PrefillTimeline
         self.sent_bytes = 0
         self._seed = 0
+        self._digests: dict[int, int] = {}
         self._events: deque[do.Event] = deque()
         self._feeding = False
-        self._offering: asyncio.Task[None] | None = None
+        self._sealing: asyncio.Task[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
 
     def join(self, stream: Stream, ticket: Ticket, wire_ticket: str, held_blocks: int) -> None:
@@ -69,8 +69,10 @@ class Sending:
 
     def _perform(self, action: do.Action) -> None:
         match action:
+            case do.Seal():
+                self._sealing = asyncio.get_running_loop().create_task(self._seal(action))
             case do.Offer():
-                self._offering = asyncio.get_running_loop().create_task(self._offer(action))
+                self._offer(action)
             case do.SayFinish():
                 self._say(wire_form.finish_message(self.transfer_id, action.total_blocks, self.first, self.prefill))
             case do.Send():
@@ -97,22 +99,26 @@ class Sending:
         if self.stream is not None:
             self.stream.send(message)
 
-    async def _offer(self, action: do.Offer) -> None:
-        """Announces blocks with their checksums, computed off the event loop when that would take long."""
+    async def _seal(self, action: do.Seal) -> None:
+        """Digests of blocks that are final, computed off the event loop when that would take long."""
         store, settings = self._server.store, self._server.settings
         try:
             store.before_send(action.block_ids)
             views = [store.view(block_id) for block_id in action.block_ids]
-            compute = partial(block_checksums, views, self._seed, action.first_ordinal)
             small = len(views) * store.layout.block_bytes <= settings.inline_bytes
-            checksums = compute() if small else await asyncio.to_thread(compute)
-            offer = pb.Offer(transfer_id=self.transfer_id, first_ordinal=action.first_ordinal, checksums=checksums)
-            self._say(pb.FromPrefill(offer=offer))
+            digests = block_digests(views) if small else await asyncio.to_thread(block_digests, views)
+            self._digests.update(enumerate(digests, action.first_ordinal))
         except Exception as error:  # the store is the engine's: whatever it raises must still end the transfer
             log.exception("kv store failed in transfer %s", self.transfer_id)
             self.feed(do.Failed("failed", "prefill_failed", f"block store: {type(error).__name__}", "store"))
         finally:
-            self.feed(do.OfferMade())
+            self.feed(do.Sealed())
+
+    def _offer(self, action: do.Offer) -> None:
+        ordinals = range(action.first_ordinal, action.first_ordinal + action.count)
+        checksums = [bind(self._digests.pop(ordinal), self._seed, ordinal) for ordinal in ordinals]
+        offer = pb.Offer(transfer_id=self.transfer_id, first_ordinal=action.first_ordinal, checksums=checksums)
+        self._say(pb.FromPrefill(offer=offer))
 
     def _send(self, blocks: tuple[tuple[int, int], ...]) -> None:
         for tag, block_id in blocks:

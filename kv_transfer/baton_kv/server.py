@@ -132,6 +132,7 @@ class KvServer:
         """Decode's Open. Raises a TransferError that refuses it."""
         now_s = self.wall_clock()
         ticket = self._gate.admit(wire_ticket, transfer_id, stream.decode_id, now_s)
+        stream.keeps.pop(transfer_id, None)
         self._book.use(transfer_id, ticket.expires_at_s, now_s)
         ended = self._obituaries.take(transfer_id)
         if ended is not None:
@@ -149,6 +150,13 @@ class KvServer:
             check_prompt(ticket, sending.prompt_digest, sending.num_tokens)
         sending.join(stream, ticket, wire_ticket, held_blocks)
         return sending
+
+    def keep(self, transfer_id: str, wire_ticket: str, stream: Stream) -> None:
+        """Decode's Keep: its Open will come. Raises a TransferError for a ticket that does not permit that."""
+        if len(stream.keeps) >= self.settings.max_transfers:
+            raise TransferError(f"{len(stream.keeps)} transfers are kept already", code="too_many_transfers")
+        ticket = self._gate.admit(wire_ticket, transfer_id, stream.decode_id, self.wall_clock())
+        stream.keeps[transfer_id] = ticket.expires_at_s
 
     def finished(
         self,
@@ -188,11 +196,23 @@ class KvServer:
         while True:
             await asyncio.sleep(min(_SWEEP_S, self.settings.lease_s / 4))
             now_s = self.clock()
+            self._renew_kept()
             for sending in list(self._sendings.values()):
                 if sending.stream is not None and sending.session.joined:
                     sending.term.renew(sending.stream.heard_at_s)
                 if sending.term.expired(now_s):
                     sending.feed(do.Failed("expired", "transfer_deadline", "the lease ran out"))
+
+    def _renew_kept(self) -> None:
+        """A decode worker that waits for room is a sign of life for the transfers that it will pull."""
+        unix_s = self.wall_clock()
+        for stream in self.streams:
+            for transfer_id, expires_at_s in list(stream.keeps.items()):
+                sending = self._sendings.get(transfer_id)
+                if sending is not None:
+                    sending.term.renew(stream.heard_at_s)
+                if expires_at_s <= unix_s:
+                    del stream.keeps[transfer_id]
 
     async def close(self) -> None:
         """Ends every lease with "closed" and waits until nothing is read and every link is gone."""

@@ -191,8 +191,9 @@ class PullSession:
         return self._post()
 
     def _post(self) -> list[Action]:
+        """What fits, but not block by block: each Post costs a message."""
         room = min(self.window_blocks - len(self._posted), len(self._ready))
-        if room <= 0:
+        if room < min(len(self._ready), max(1, self.window_blocks // 8)) or not room:
             return []
         ordinals = tuple(sorted(self._ready.popleft() for _ in range(room)))
         self._posted.update(ordinals)

@@ -3,7 +3,8 @@
 A transfer has two halves that may come in either order: the lease (the prefill leg) and the peer (decode's Open).
 With both there:
 
-    Computed, Finished -> Offer the new blocks (one offer at a time), then SayFinish
+    Computed           -> Seal the new blocks (one batch at a time, whether or not the peer is there)
+    Sealed             -> Offer them, and after the last one SayFinish
     Posted             -> Send those blocks
     Acked              -> End "acked"
     Failed, Expired, Closed, Aborted, PeerGone -> stop sending; Refuse if the peer does not know; End
@@ -21,6 +22,7 @@ from typing import Literal
 Outcome = Literal["acked", "expired", "aborted", "peer_lost", "failed", "closed"]
 MAX_ASKS = 2  # a block is asked for again once, after a checksum mismatch
 MAX_OWED = 65536  # the largest window a decode worker can be set to
+MAX_OFFER = 65536  # blocks; half a MiB of checksums
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferMade:
-    """The checksums of the last Offer are computed and on their way."""
+class Sealed:
+    """The checksums of the last Seal are computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +91,23 @@ class Failed:
     code: str = ""
 
 
-Event = Opened | Joined | Computed | OfferMade | Posted | SendOver | Acked | Aborted | PeerGone | Failed
+Event = Opened | Joined | Computed | Sealed | Posted | SendOver | Acked | Aborted | PeerGone | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Compute the checksums of these blocks and keep them; then say Sealed."""
+
+    first_ordinal: int
+    block_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Checksum these blocks and announce them; then say OfferMade."""
+    """Announce these sealed blocks with their checksums."""
 
     first_ordinal: int
-    block_ids: tuple[int, ...]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +169,14 @@ class Forget:
     """Neither half needs the record any more."""
 
 
-Action = Offer | SayFinish | Send | Void | Refuse | Bequeath | Drain | DropLink | End | Forget
+Action = Seal | Offer | SayFinish | Send | Void | Refuse | Bequeath | Drain | DropLink | End | Forget
 
 
 class SendSession:
-    """One transfer on the prefill side. `offer_blocks` bounds what one Offer holds."""
+    """One transfer on the prefill side. `seal_blocks` bounds what one Seal holds."""
 
-    def __init__(self, offer_blocks: int) -> None:
-        self.offer_blocks = offer_blocks
+    def __init__(self, seal_blocks: int) -> None:
+        self.seal_blocks = seal_blocks
         self.outcome: Outcome | None = None
         self.leased = False
         self.joined = False
@@ -175,8 +185,9 @@ class SendSession:
         self._total = 0
         self._held = 0
         self._blocks: tuple[int, ...] = ()
+        self._sealing_to: int | None = None
+        self._sealed_to = 0
         self._offered_to = 0
-        self._offering = False
         self._finish_said = False
         self._asks: dict[int, int] = {}
         self._owed: list[int] = []
@@ -191,11 +202,12 @@ class SendSession:
                 return self._go_on()
             case Joined():
                 self.joined, self._held, self._offered_to = True, event.held_blocks, event.held_blocks
+                self._sealed_to = max(self._sealed_to, self._held)  # what decode holds needs no checksum
                 return self._go_on()
             case Computed():
                 return self._computed(event)
-            case OfferMade():
-                self._offering = False
+            case Sealed():
+                self._sealed_to, self._sealing_to = max(self._sealed_to, self._sealing_to or 0), None
                 return self._go_on()
             case Posted():
                 return self._posted(event)
@@ -224,18 +236,29 @@ class SendSession:
     def _go_on(self) -> list[Action]:
         if self.outcome is not None:
             return self._settle()
-        if not (self.leased and self.joined) or self._offering:
-            return []
-        if self._held > self._total:
+        if self.leased and self.joined and self._held > self._total:
             return self._failed(Failed("aborted", "ticket_refused", "more blocks held than the prompt has", "protocol"))
-        if self._offered_to < len(self._blocks):
-            first, self._offering = self._offered_to, True
-            self._offered_to = min(len(self._blocks), first + self.offer_blocks)
-            return [Offer(first, self._blocks[first : self._offered_to])]
-        if self.complete and not self._finish_said:
+        return [*self._offer(), *self._seal()] if self.leased else []
+
+    def _offer(self) -> list[Action]:
+        if not self.joined:
+            return []
+        offers: list[Action] = []
+        while self._offered_to < self._sealed_to:
+            count = min(self._sealed_to - self._offered_to, MAX_OFFER)
+            offers.append(Offer(self._offered_to, count))
+            self._offered_to += count
+        if self.complete and self._offered_to == self._total and not self._finish_said:
             self._finish_said = True
-            return [SayFinish(self._total)]
-        return []
+            offers.append(SayFinish(self._total))
+        return offers
+
+    def _seal(self) -> list[Action]:
+        first = self._sealed_to
+        if self._sealing_to is not None or first >= len(self._blocks):
+            return []
+        self._sealing_to = min(len(self._blocks), first + self.seal_blocks)
+        return [Seal(first, self._blocks[first : self._sealing_to])]
 
     def _posted(self, event: Posted) -> list[Action]:
         ordinals = range(event.first_ordinal, event.first_ordinal + event.count)
@@ -288,7 +311,7 @@ class SendSession:
         return [*waiting, *self._settle()]
 
     def _settle(self) -> list[Action]:
-        if self.outcome is None or self._sending or self._offering:
+        if self.outcome is None or self._sending or self._sealing_to is not None:
             return []
         actions: list[Action] = []
         if self.leased and not self.lease_ended:
@@ -303,6 +326,8 @@ class SendSession:
         """Raises AssertionError when the table broke one of its promises."""
         assert self._sending >= 0
         assert self._held <= self._offered_to
-        assert not (self.lease_ended and (self._sending or self._offering)), "lease ended while its blocks are read"
+        reading = self._sending or self._sealing_to is not None
+        assert not (self.lease_ended and reading), "lease ended while its blocks are read"
+        assert not self.joined or self._offered_to <= self._sealed_to
         assert self.outcome is not None or not self._forgotten
         assert self.outcome is not None or not self._owed, "receives are left unanswered"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from baton_api.settings import setting
 
-TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "inproc")
+TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma", "inproc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class KvSettings:
 
     transport: str = setting("ucx", "how KV bytes move", choices=TRANSPORTS)
     data_host: str = setting("127.0.0.1", "address that peers reach this process's data port on")
-    data_port: int = setting(0, "tcp only: port for KV bytes; 0 lets the system choose", low=0, high=65535)
+    data_port: int = setting(0, "tcp and cma: port for KV bytes; 0 lets the system choose", low=0, high=65535)
     transfer_timeout_s: float = setting(60.0, "longest a pull may take", low=0.01, high=3600)
     connect_timeout_s: float = setting(5.0, "longest the first connect to a peer may take", low=0.01, high=60)
     heartbeat_s: float = setting(0.7, "pause between heartbeats on a stream", low=0.01, high=60)
@@ -23,7 +23,7 @@ class KvSettings:
     lease_s: float = setting(10.0, "how long finished blocks are kept for a silent decode worker", low=0.01, high=600)
     drain_grace_s: float = setting(1.0, "how long an ended transfer may keep its link to end cleanly", low=0, high=60)
     window_blocks: int = setting(256, "receives posted at a time by one pull", low=1, high=65536)
-    offer_bytes: int = setting(16 << 20, "KV bytes checksummed per offer", low=1, high=1 << 32)
+    seal_bytes: int = setting(16 << 20, "KV bytes checksummed at a time by prefill", low=1, high=1 << 32)
     inline_bytes: int = setting(128 << 10, "checksums up to this size run on the event loop", low=0, high=1 << 30)
     max_transfers: int = setting(1024, "transfers at a time, leases and waiting pulls together", low=1, high=1 << 20)
     max_peers: int = setting(256, "peers connected at a time", low=1, high=1 << 16)

@@ -48,6 +48,7 @@ class Stream:
         self._tasks: list[asyncio.Task[None]] = []
         self._linked: asyncio.Future[Link] | None = None
         self.sendings: dict[str, Sending] = {}
+        self.keeps: dict[str, float] = {}
         self.decode_id = ""
         self.link: Link | None = None
         self.heard_at_s = server.clock()
@@ -157,6 +158,8 @@ class Stream:
         match message.WhichOneof("message"):
             case "open":
                 self._open(message.open)
+            case "keep":
+                self._keep(message.keep)
             case "posted":
                 await self._posted(message.posted)
             case "ack":
@@ -170,6 +173,12 @@ class Stream:
         except TransferError as error:
             log.warning("kv transfer %s refused: %s", message.transfer_id, error.message)
             self.send(wire_form.refused(message.transfer_id, error))
+
+    def _keep(self, message: pb.Keep) -> None:
+        try:
+            self._server.keep(message.transfer_id, message.ticket, self)
+        except TransferError as error:
+            log.warning("kv transfer %s is not kept: %s", message.transfer_id, error.message)
 
     async def _posted(self, message: pb.Posted) -> None:
         """The data link may be taken a moment after decode has it."""

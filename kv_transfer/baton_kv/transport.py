@@ -25,13 +25,16 @@ MAX_TAG = 1 << 31
 class Link(Protocol):
     @property
     def negotiated(self) -> str:
-        """What this link really runs on: "ucx/tcp", "ucx/shm", "ucx/rdma", "tcp", "inproc"."""
+        """What this link really runs on: "ucx/tcp", "ucx/shm", "ucx/rdma", "tcp", "cma", "inproc"."""
 
     def send(self, tag: int, view: memoryview) -> asyncio.Future[None]:
         """`tag` is in [0, MAX_TAG). An empty view ends the peer's receive without a byte."""
 
-    def recv(self, tag: int, view: memoryview) -> asyncio.Future[None]:
-        """Done when the message with `tag` is in `view`, which is exactly as long, or when an empty one came."""
+    def recv(self, tag: int, view: memoryview) -> asyncio.Future[int | None]:
+        """Done when the message with `tag` is in `view`, which is exactly as long, or when an empty one came.
+
+        The result is the digest (checksums.py) of what landed, or None where the caller is to take it.
+        """
 
     def on_lost(self, heard: Callable[[str], None]) -> None:
         """`heard(why)` is called once, on the event loop, when the peer or the link is gone (abort() included)."""
@@ -112,12 +115,12 @@ def make_transport(name: str, settings: KvSettings) -> Transport:
         from .transports.inproc import InprocTransport
 
         return InprocTransport()
-    if name == "tcp":
+    if name in ("tcp", "cma"):
         from .transports.tcp import TcpTransport
 
-        return TcpTransport(settings.data_host, settings.data_port, settings.connect_timeout_s)
+        return TcpTransport(name, settings.data_host, settings.data_port, settings.connect_timeout_s)
     if name in ("ucx", "ucx/tcp", "ucx/shm"):
         from .transports.ucx import UcxTransport
 
         return UcxTransport(name, settings.data_host, settings.connect_timeout_s)
-    raise SettingError("kv.transport", name, "is unknown", "use ucx, ucx/tcp, ucx/shm, tcp or inproc")
+    raise SettingError("kv.transport", name, "is unknown", "use ucx, ucx/tcp, ucx/shm, tcp, cma or inproc")

@@ -144,7 +144,7 @@ def gateway_account(owner: Owner) -> Json:
 
 
 def gateway_role(owner: Owner) -> Json:
-    read = ["get", "list", "watch"]
+    read = ["list", "watch"]
     return owner.child(
         kinds.ROLE,
         names.gateway_name(owner.name),

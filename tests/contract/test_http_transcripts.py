@@ -441,7 +441,7 @@ async def test_a_lingering_client_may_not_send_for_ever() -> None:
 
 
 async def test_unfinished_bodies_share_one_budget_that_returns_to_zero() -> None:
-    first = Line(echo, ServerLimits(max_unfinished_bodies_bytes=100))
+    first = Line(echo, ServerLimits(max_bodies_bytes=100))
     second, third = Line(echo, server=first.server), Line(echo, server=first.server)
     bodies = first.server.bodies
     first.feed(POST + b"content-length: 80\r\n\r\n", b"a" * 60)
@@ -455,6 +455,25 @@ async def test_unfinished_bodies_share_one_budget_that_returns_to_zero() -> None
     assert bodies.held_bytes == 70
     first.feed(b"a" * 10)
     assert first.statuses == [200] and bodies.held_bytes == 0
+
+
+async def test_bodies_count_until_their_answers_have_ended() -> None:
+    waiting: list[Exchange] = []
+    first = Line(waiting.append, ServerLimits(max_bodies_bytes=50_000))
+    second = Line(waiting.append, server=first.server)
+    bodies = first.server.bodies
+    whole = POST + b"content-length: 30000\r\n\r\n" + b"a" * 30_000
+    first.feed(whole[:1000], whole[1000:])
+    assert len(waiting) == 1 and bodies.held_bytes == 30_000
+    second.feed(whole)
+    assert second.statuses == [503] and len(waiting) == 1
+    waiting[0].respond(200, b"")
+    assert bodies.held_bytes == 0
+    third = Line(waiting.append, server=first.server)
+    third.feed(whole)
+    assert len(waiting) == 2 and bodies.held_bytes == 30_000
+    waiting[1].abort()
+    assert bodies.held_bytes == 0
 
 
 async def test_one_connection_too_many_is_told_so() -> None:

@@ -18,7 +18,7 @@ from baton_kv.settings import KvSettings
 from baton_kv.transport import TOKEN_BYTES, Link, Transport, make_transport
 
 SETTINGS = KvSettings(connect_timeout_s=3.0)
-NAMES = ("inproc", "tcp", "ucx/tcp", "ucx/shm")
+NAMES = ("inproc", "tcp", "cma", "ucx/tcp", "ucx/shm")
 needs_ucx = pytest.mark.skipif(
     importlib.util.find_spec("ucxx") is None, reason="ucxx IS NOT INSTALLED: the ucx transports were NOT tested"
 )

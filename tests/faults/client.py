@@ -67,6 +67,8 @@ def head_and(body: bytes, path: str = "/v1/completions") -> bytes:
 async def _answer(reader: asyncio.StreamReader, seen: Seen) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     seen.status = int(head.split(" ", 2)[1])
+    if "\r\nretry-after:" in head:
+        seen.retry_after = head.split("\r\nretry-after:", 1)[1].split("\r\n", 1)[0].strip()
     if "transfer-encoding: chunked" in head:
         await _events(reader, seen)
         return

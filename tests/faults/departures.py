@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import urllib.request
-from collections.abc import Sequence
 
 from support.stack import Stack
 
@@ -86,9 +84,7 @@ def _busy(stack: Stack, name: str) -> bool:
     load = stack.info(name).load
     if load.free_blocks != load.total_blocks or load.running or load.waiting:
         return True
-    with urllib.request.urlopen(f"{stack.workers[name].url}/metrics", timeout=5) as response:
-        lines: Sequence[str] = response.read().decode().splitlines()
-    return any(line.startswith("baton_kv_leases ") and float(line.split()[1]) for line in lines)
+    return stack.metric(name, "baton_kv_leases") > 0
 
 
 def _follower(stack: Stack, rng: random.Random) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .story import Round, Seen
 
 Rounds = Sequence[Round]
-FAULTS = ("kill", "freeze", "terminate")
+FAULTS = ("kill", "freeze", "terminate", "break", "cut")
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -80,6 +80,62 @@ def detect_s(rounds: Rounds) -> float:
     return max((min(late, default=float("inf")) for late in found), default=0.0)
 
 
+def apart_s(rounds: Rounds) -> float:
+    """From the cut until the gateway set the pair aside; infinite where it never did."""
+    return _first_after(rounds, "cut", [round_.apart_s for round_ in rounds])
+
+
+def heal_s(rounds: Rounds) -> float:
+    """From the end of a cut until KV went over the pair again; infinite where that was not seen."""
+    return _first_after(rounds, "heal", [round_.again_s for round_ in rounds])
+
+
+def _first_after(rounds: Rounds, mark: str, moments: Sequence[Sequence[float]]) -> float:
+    """The longest, over the rounds, from a mark to the first of these moments after it."""
+    since = [round_.marks[mark] for round_ in rounds]
+    late = ((at - from_s for at in found if at >= from_s) for from_s, found in zip(since, moments, strict=True))
+    return max((min(each, default=float("inf")) for each in late), default=0.0)
+
+
+def refused(rounds: Rounds) -> float:
+    return sum(seen.status == 503 for round_ in rounds for seen in round_.seen)
+
+
+def refused_without_retry_after(rounds: Rounds) -> float:
+    return sum(seen.status == 503 and seen.retry_after is None for round_ in rounds for seen in round_.seen)
+
+
+def refused_late_s(rounds: Rounds) -> float:
+    """The longest that a request waited for its 503."""
+    ended = [seen for round_ in rounds for seen in round_.seen if seen.status == 503]
+    return max((seen.ended_s - seen.began_s for seen in ended if seen.ended_s is not None), default=0.0)
+
+
+def held_and_served(rounds: Rounds) -> float:
+    """Requests that came while the gateway reached no worker and were answered in full after it did again."""
+    return sum(
+        seen.ending == "complete" and round_.marks["cut"] < seen.began_s < round_.marks["heal"] <= (seen.first_s or 0.0)
+        for round_ in rounds
+        for seen in round_.seen
+    )
+
+
+def after_heal_s(rounds: Rounds) -> float:
+    """From the end of the cut until the first token of a request that came after it."""
+    firsts = [[s.first_s for s in r.seen if s.first_s is not None and s.began_s > r.marks["heal"]] for r in rounds]
+    return _first_after(rounds, "heal", firsts)
+
+
+def ttft_p99_s(rounds: Rounds) -> float:
+    streamed = [seen for round_ in rounds for seen in round_.seen if seen.streamed]
+    return quantile([seen.first_s - seen.began_s for seen in streamed if seen.first_s is not None], 0.99)
+
+
+def ttft_median_s(rounds: Rounds) -> float:
+    streamed = [seen for round_ in rounds for seen in round_.seen if seen.streamed]
+    return quantile([seen.first_s - seen.began_s for seen in streamed if seen.first_s is not None], 0.5)
+
+
 def freed_s(rounds: Rounds) -> float:
     """From the fault, or the end of the last request if later, until every pool was whole."""
     return max((_freed_s(round_) for round_ in rounds), default=0.0)
@@ -136,6 +192,25 @@ def leases_held(rounds: Rounds) -> float:
 def handed_over(rounds: Rounds) -> float:
     """Streams that went on on another worker."""
     return sum(round_.counted.get("gateway resumed", 0.0) for round_ in rounds)
+
+
+def moved(rounds: Rounds) -> float:
+    """The most requests that one fault sent to another worker."""
+    return max(
+        (round_.counted.get("gateway resumed", 0) + round_.counted.get("retries", 0) for round_ in rounds), default=0
+    )
+
+
+def not_quarantined(rounds: Rounds) -> float:
+    return sum(code != 3 for round_ in rounds for code in round_.exits)
+
+
+def exit_s(rounds: Rounds) -> float:
+    return max((round_.marks["exit"] - round_.marks["break"] for round_ in rounds), default=0.0)
+
+
+def injected(rounds: Rounds) -> float:
+    return sum(round_.marks.get("injected", 0.0) for round_ in rounds)
 
 
 def bad_exits(rounds: Rounds) -> float:

@@ -14,6 +14,9 @@ from .corruption import corrupt
 from .departures import departures
 from .gateway_drain import drains
 from .hostile import hostile
+from .overload import POOL_BLOCKS, overload
+from .rate_drain import at_a_rate
+from .slow_readers import slow_readers
 from .story import Figure
 
 Probe = Callable[[Path, Path, int, int], list[Figure]]
@@ -42,9 +45,22 @@ def row_17(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
         return drains(stack, times, seed)
 
 
+def row_9(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    with Stack.up(model, folder, decode=2, worker={"kv": {"num_blocks": POOL_BLOCKS}}) as stack:
+        return overload(stack, times, seed)
+
+
+def row_28(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
+    with Stack.up(model, folder) as stack:
+        return slow_readers(stack, times, seed)
+
+
 PROBES: dict[str, tuple[str, Probe]] = {
+    "9": ("three times the load that fills the KV pools", row_9),
+    "28": ("clients that read one byte a second", row_28),
     "14": ("blocks corrupted in flight", row_14),
     "30": ("hostile bodies (rows 30 to 32)", row_30),
     "17": ("SIGTERM of the gateway under 50 streams", row_17),
+    "17r": ("SIGTERM of one of two gateways at 150 requests/s", at_a_rate),
     "26": ("clients that leave (rows 26 and 27)", row_26),
 }

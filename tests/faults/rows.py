@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from . import figures
-from .story import EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Story, Terminate, Wait
+from .story import Break, Cut, EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Shim, Story, Terminate, Wait
 
 SHORT = Load(streams=50, prompt_tokens=(40, 300), max_tokens=(16, 96))
 LONG = Load(streams=50, prompt_tokens=(700, 1400), max_tokens=(8, 32))
@@ -19,6 +20,16 @@ ALWAYS = (
     Measure("leaks", "processes", figures.leaks, 0),
 )
 NONE_FAILED = Measure("failed", "requests", figures.failed, 0)
+BREAKS: dict[Literal["oom", "cuda", "nan"], str] = {
+    "oom": "out of memory",
+    "cuda": "a CUDA error",
+    "nan": "logits that are not numbers",
+}
+CUTS: dict[str, dict[str, bool]] = {
+    "both ways": {},
+    "from prefill to decode": {"towards_prefill": False},
+    "from decode to prefill": {"towards_decode": False},
+}
 DETECT = Measure("detected within", "s", figures.detect_s, 3.0)
 RESUMED = (
     Measure("streams completed", "share", figures.complete_share, 1.0, "higher"),
@@ -133,8 +144,101 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
                 Measure("drained within", "s", figures.drain_s, 5.0),
                 Measure("streams handed over", "requests", figures.handed_over, 1, "higher"),
             ),
-            ANSWERS,
+            replace(ANSWERS, max_tokens=(400, 600)),
             worker={"drain_s": 1.0},
+        ),
+        *(
+            Story(
+                f"8{kind}",
+                f"one step of a decode worker fails: {what}",
+                (Wait(0.5, 2.5), Break(kind), Wait(1.0, 2.0), EndLoad()),
+                (*ALWAYS, NONE_FAILED, Measure("requests moved by one fault", "requests", figures.moved, 1)),
+                ANSWERS,
+                breakable=True,
+            )
+            for kind, what in BREAKS.items()
+        ),
+        Story(
+            "8q",
+            "every step of a decode worker fails: it quarantines itself",
+            (Wait(0.5, 2.5), Break("cuda", 1_000_000, exits=True), Wait(1.0, 2.0), EndLoad()),
+            (
+                *ALWAYS,
+                NONE_FAILED,
+                Measure("exits other than 3", "processes", figures.not_quarantined, 0),
+                Measure("ended itself within", "s", figures.exit_s, 10.0),
+                Measure("streams that went on elsewhere", "requests", figures.handed_over, 1, "higher"),
+            ),
+            ANSWERS,
+            breakable=True,
+        ),
+        *(
+            Story(
+                f"12{number}",
+                f"no packet between a prefill and a decode worker: {what}",
+                (Wait(0.5, 1.5), replace(Cut("pair", 8.0), **directions), Wait(7.0, 8.0), EndLoad()),
+                (
+                    *ALWAYS,
+                    NONE_FAILED,
+                    Measure("pair set aside within", "s", figures.apart_s),
+                    Measure("KV over the pair again within", "s", figures.heal_s, 5.0),
+                    Measure("usual TTFT, median", "s", figures.usual_ttft_s),
+                    Measure("TTFT p99, the cut in it", "s", figures.ttft_p99_s),
+                    Measure("prompts prefilled on decode instead", "requests", figures.recomputed),
+                ),
+                SHORT,
+                network=True,
+            )
+            for number, (what, directions) in zip("abc", CUTS.items(), strict=True)
+        ),
+        Story(
+            "13",
+            "no packet between the gateway and its workers for 9 s; requests wait 2 s",
+            (Wait(0.5, 1.5), Cut("gateway", 9.0), Wait(3.0, 4.0), EndLoad()),
+            (
+                *ALWAYS,
+                DETECT,
+                Measure("refused with 503", "requests", figures.refused, 1, "higher"),
+                Measure("of these without Retry-After", "requests", figures.refused_without_retry_after, 0),
+                Measure("waited for it at most", "s", figures.refused_late_s, 7.0),
+                Measure("held and then served", "requests", figures.held_and_served),
+                Measure("served again after the heal within", "s", figures.after_heal_s, 5.0),
+            ),
+            SHORT,
+            gateway={"queue_ttl_s": 2.0},
+            network=True,
+            may_break=True,
+        ),
+        Story(
+            "15",
+            "1 % loss, 50 ms jitter with reordering, 10 Mbit/s between prefill and decode",
+            (Wait(6.0, 8.0), EndLoad()),
+            (
+                *(measure for measure in ALWAYS if "fault" not in measure.name),
+                NONE_FAILED,
+                Measure("TTFT, median", "s", figures.ttft_median_s),
+                Measure("TTFT p99", "s", figures.ttft_p99_s),
+                Measure("prompts prefilled on decode instead", "requests", figures.recomputed),
+            ),
+            SHORT,
+            prefill=1,
+            decode=1,
+            network=True,
+            wire=("--loss", "0.01", "--jitter", "0.05", "--rate", "10e6"),
+        ),
+        Story(
+            "u",
+            "UCX calls fail or stall at random: connection reset, endpoint timeout, I/O error, no memory",
+            (Wait(0.5, 1.0), Shim(6.0), Wait(2.0, 3.0), EndLoad()),
+            (
+                *ALWAYS,
+                NONE_FAILED,
+                Measure("UCX faults injected", "calls", figures.injected, 1, "higher"),
+                Measure("prompts prefilled on decode instead", "requests", figures.recomputed),
+            ),
+            SHORT,
+            transport="ucx/tcp",
+            shimmed=True,
         ),
         Story(
             "10p",

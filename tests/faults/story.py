@@ -44,6 +44,7 @@ class Seen:
     times_s: list[float] = field(default_factory=list)
     said: dict[int, Said] = field(default_factory=dict)  # by choice; `tokens` are the first one's
     dones: int = 0
+    retry_after: str | None = None
     errors: list[str] = field(default_factory=list)
     after_end: int = 0  # events after [DONE] or after an error
     left: bool = False  # the client went away on purpose
@@ -122,6 +123,34 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True)
+class Break:
+    """The next `steps` steps of one decode worker's engine fail (support.faulty_worker); `exits`: waits until it has
+    ended itself."""
+
+    kind: Literal["oom", "cuda", "nan"]
+    steps: int = 1
+    exits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """No packet gets through for so long: between one prefill and one decode worker in the directions named ("pair"),
+    or between the gateway and all workers ("gateway")."""
+
+    what: Literal["pair", "gateway"]
+    for_s: float
+    towards_decode: bool = True
+    towards_prefill: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shim:
+    """UCX fails at random for so long (ucx_shim.c)."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """No new requests, and no further event before every stream has had a token: what is computed from now on is
     computed again. Counters are noted."""
@@ -137,7 +166,7 @@ class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Hold | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Break | Cut | Shim | Hold | Restart | EndLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +195,8 @@ class Round:
     counted: dict[str, float] = field(default_factory=dict)  # growth of metrics, summed over processes
     after_hold: dict[str, float] = field(default_factory=dict)  # the same, from Hold on
     notices_s: list[float] = field(default_factory=list)  # when decode workers wrote that a transfer failed
+    apart_s: list[float] = field(default_factory=list)  # when it wrote that a pair does not get through
+    again_s: list[float] = field(default_factory=list)  # when it wrote that it does again
     losses_s: list[float] = field(default_factory=list)  # when the gateway wrote that a worker was lost
     quiet_s: float | None = None  # when every pool was whole again; None: never
     exits: list[int] = field(default_factory=list)
@@ -222,3 +253,8 @@ class Story:
     worker: Mapping[str, object] = field(default_factory=dict)
     gateway: Mapping[str, object] = field(default_factory=dict)
     may_break: bool = False
+    breakable: bool = False  # decode workers are started so that Break can reach them
+    network: bool = False  # every process in a network namespace of its own
+    transport: str = "tcp"
+    shimmed: bool = False  # workers are started so that Shim can reach them
+    wire: tuple[str, ...] = ()  # support.bad_wire between prefill-0 and decode-0, with these options

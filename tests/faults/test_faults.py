@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from faults import ucx_faults
 from faults.corruption import corrupt
 from faults.departures import departures
-from faults.story import EndLoad, Event, Kill, Load, Restart, Story, Wait
+from faults.story import Break, Cut, EndLoad, Event, Kill, Load, Restart, Shim, Story, Terminate, Wait
 from faults.theatre import Theatre, theatre
+from support import network
 from support.tiny_models import TinyModel, make_model
 
 pytestmark = pytest.mark.timeout(300)
 SEED = 7
 LOAD = Load(streams=8, prompt_tokens=(100, 600), max_tokens=(16, 96), cases=8)
+ANSWERS = Load(streams=8, prompt_tokens=(40, 200), max_tokens=(120, 200), cases=8, hard=True)
 STORIES: dict[str, tuple[Event, ...]] = {
     "decode dies": (Wait(0.3, 1.0), Kill("decode"), Wait(0.5, 1.0), EndLoad()),
     "prefill dies and comes back": (
@@ -53,6 +56,55 @@ def test_a_killed_worker_leaves_no_wrong_token_no_hang_and_no_block(stage: Theat
 
 def test_blocks_of_clients_that_leave_are_free_at_once(stage: Theatre) -> None:
     assert [figure for figure in departures(stage.stack, 3, SEED) if figure.met is False] == []
+
+
+BROKEN: dict[str, tuple[Event, ...]] = {
+    "decode dies under n, stop and logprobs": (Wait(0.3, 1.0), Kill("decode"), Wait(0.5, 1.0), EndLoad()),
+    "decode ends with streams left": (Wait(0.3, 1.0), Terminate("decode"), EndLoad()),
+    "decode runs out of memory": (Wait(0.3, 1.0), Break("oom"), Wait(0.3, 0.6), EndLoad()),
+    "decode's device is dead": (Wait(0.3, 1.0), Break("cuda", 1_000_000, exits=True), EndLoad()),
+}
+
+
+@pytest.fixture(scope="module")
+def fragile(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
+    """Decode workers that can be broken, and that drain for half a second only. No stream may fail."""
+    story = Story("short", "fragile", (), (), ANSWERS, prefill=1, decode=2, worker={"drain_s": 0.5}, breakable=True)
+    with theatre(story, model, tmp_path_factory.mktemp("fragile")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("story", BROKEN)
+def test_streams_of_a_decode_worker_that_fails_or_goes_end_on_another(fragile: Theatre, story: str) -> None:
+    round_ = fragile.play(SEED, BROKEN[story])
+    assert round_.violations == []
+    assert all(seen.ending == "complete" for seen in round_.seen)
+    if "device" in story:
+        assert round_.exits == [3]
+    if "memory" in story:
+        assert round_.counted["gateway resumed"] + round_.counted["retries"] <= 1
+
+
+def test_a_cut_between_two_workers_costs_no_request(model: Path, tmp_path: Path) -> None:
+    if why := network.available():
+        pytest.skip(why)
+    events = (Wait(0.3, 0.5), Cut("pair", 4.0), Wait(2.5, 3.0), EndLoad())
+    story = Story("short", "cut", events, (), LOAD, prefill=1, decode=2, network=True)
+    with theatre(story, model, tmp_path) as stage:
+        round_ = stage.play(SEED)
+        assert round_.violations == [] and round_.apart_s and round_.again_s
+        assert all(seen.ending == "complete" for seen in round_.seen)
+
+
+def test_ucx_calls_that_fail_cost_no_request(model: Path, tmp_path: Path) -> None:
+    if why := ucx_faults.unavailable():
+        pytest.skip(why)
+    events = (Wait(0.3, 0.5), Shim(3.0), Wait(0.5, 1.0), EndLoad())
+    story = Story("short", "ucx", events, (), LOAD, prefill=1, decode=1, transport="ucx/tcp", shimmed=True)
+    with theatre(story, model, tmp_path) as stage:
+        round_ = stage.play(SEED)
+        assert round_.violations == [] and round_.marks["injected"] > 0
+        assert all(seen.ending == "complete" for seen in round_.seen)
 
 
 async def test_damaged_blocks_never_become_tokens(model: Path, tmp_path: Path) -> None:

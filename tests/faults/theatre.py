@@ -4,59 +4,43 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from support.faulty_worker import VARIABLE
+from support.network import Network
 from support.processes import Child
 from support.stack import Stack
 
+from .cases import cases_of, harder
 from .checker import check
 from .client import Crowd, references
-from .story import Case, EndLoad, Event, Freeze, Held, Hold, Kill, Load, Restart, Round, Seen, Story, Terminate, Wait
+from .launches import launches_of, network_of
+from .story import (
+    Break,
+    Case,
+    Cut,
+    EndLoad,
+    Event,
+    Freeze,
+    Held,
+    Hold,
+    Kill,
+    Restart,
+    Round,
+    Seen,
+    Shim,
+    Story,
+    Terminate,
+    Wait,
+)
 
 QUIET_S = 20.0
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
-
-
-def harder(cases: Sequence[Case], answers: Sequence[Seen]) -> list[Case]:
-    """Each case once more with what makes resuming hard: log probabilities, several choices, and a stop string that
-    its answer does contain."""
-    kinds: tuple[Callable[[str], dict[str, Any]], ...] = (
-        lambda text: {"logprobs": 2},
-        lambda text: {"n": 2, "temperature": 0.9, "seed": len(text), "presence_penalty": 0.4},
-        lambda text: {"stop": [text[2 * len(text) // 3 :][:6]]},
-        lambda text: {
-            "n": 3,
-            "temperature": 0.7,
-            "seed": 5,
-            "logprobs": 1,
-            "stop": [text[len(text) // 2 :][:3]],
-        },
-    )
-    return [
-        replace(case, extras=kinds[number % len(kinds)](answer.said[0].text))
-        for number, (case, answer) in enumerate(zip(cases, answers, strict=True))
-    ]
-
-
-def cases_of(load: Load, seed: int, vocab: int = 640) -> list[Case]:
-    """Known requests, some greedy, some seeded; special tokens are left out."""
-    rng = random.Random(seed)
-
-    def one() -> Case:
-        prompt = tuple(rng.randrange(3, vocab) for _ in range(rng.randint(*load.prompt_tokens)))
-        sampled = rng.randrange(1 << 31) if rng.random() < load.seeded_share else None
-        return Case(prompt, rng.randint(*load.max_tokens), sampled)
-
-    return [one() for _ in range(load.cases)]
 
 
 @contextmanager
@@ -64,20 +48,32 @@ def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     """The fleet of a story, warmed up, with the references taken."""
     timeout = {"request_timeout_s": story.load.deadline_s - 2.0}
     changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
-    with Stack.up(model, directory, prefill=story.prefill, decode=story.decode, **changes) as stack:
-        cases = cases_of(story.load, CASES_SEED)
-        answers = references(stack.url, cases)
-        if story.load.hard:
-            cases = harder(cases, answers)
+    directory.mkdir(parents=True, exist_ok=True)
+    with network_of(story) as network:
+        launches = launches_of(story, directory, network)
+        fleet = {"prefill": story.prefill, "decode": story.decode, "launches": launches, "transport": story.transport}
+        with Stack.up(model, directory, **fleet, **changes) as stack:
+            cases = cases_of(story.load, CASES_SEED)
             answers = references(stack.url, cases)
-        yield Theatre(story, stack, cases, answers)
+            if story.load.hard:
+                cases = harder(cases, answers)
+                answers = references(stack.url, cases)
+            yield Theatre(story, stack, cases, answers, network)
 
 
 class Theatre:
     """`play(seed)` performs one round; the fleet is whole again afterwards."""
 
-    def __init__(self, story: Story, stack: Stack, cases: Sequence[Case], reference: Sequence[Seen]) -> None:
-        self.story, self.stack, self._cases, self._reference = story, stack, cases, reference
+    def __init__(
+        self,
+        story: Story,
+        stack: Stack,
+        cases: Sequence[Case],
+        reference: Sequence[Seen],
+        network: Network | None = None,
+    ) -> None:
+        self.story, self.stack, self.network = story, stack, network
+        self._cases, self._reference = cases, reference
         self._down: list[str] = []
         self._warm()
 
@@ -105,7 +101,9 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
-        round_.losses_s = [self._monotonic(at) for at in self._losses() if at >= began]
+        round_.apart_s = [self._monotonic(at) for at in self._told("does not get through") if at >= began]
+        round_.again_s = [self._monotonic(at) for at in self._told("KV from", ": again") if at >= began]
+        round_.losses_s = [self._monotonic(at) for at in self._told(": lost") if at >= began]
         self._perform(Restart(), rng, round_, crowd)
         round_.after = self._held()
         round_.counted = _growth(counters, self._counters())
@@ -138,6 +136,27 @@ class Theatre:
                 time.sleep(for_s)
                 child.process.send_signal(signal.SIGCONT)
                 marks["thaw"] = time.monotonic()
+            case Break(kind, steps, exits):
+                name, child = self._pick("decode", rng)
+                fault = Path(self.stack.launches[name].env[VARIABLE])
+                fault.with_suffix(".new").write_text(f"{kind} {steps}")
+                marks["break"] = time.monotonic()
+                fault.with_suffix(".new").replace(fault)
+                if exits:
+                    round_.exits.append(child.process.wait(30.0))
+                    marks["exit"] = time.monotonic()
+                    fault.unlink(missing_ok=True)
+                    self._down.append(name)
+            case Cut():
+                self._cut(event, rng, marks)
+            case Shim(for_s):
+                folder = self.stack.processes.directory
+                already = _lines(folder / "told")
+                (folder / "on").touch()
+                marks["break"] = time.monotonic()
+                time.sleep(for_s)
+                (folder / "on").unlink()
+                marks["injected"] = _lines(folder / "told") - already
             case Hold():
                 crowd.end()
                 self._all_begun(crowd)
@@ -147,6 +166,20 @@ class Theatre:
             case EndLoad():
                 crowd.stop()
                 marks["end"] = time.monotonic()
+
+    def _cut(self, cut: Cut, rng: random.Random, marks: dict[str, float]) -> None:
+        assert self.network is not None
+        if cut.what == "gateway":
+            at, peers = "gateway", list(self.stack.workers)
+        else:
+            at, peers = self._pick("decode", rng)[0], [self._pick("prefill", rng)[0]]
+        self.network.cut(at, peers, incoming=cut.towards_decode, outgoing=cut.towards_prefill)
+        marks["cut"] = time.monotonic()
+        try:
+            time.sleep(cut.for_s)
+        finally:
+            self.network.heal(at)
+        marks["heal"] = time.monotonic()
 
     @staticmethod
     def _all_begun(crowd: Crowd, timeout_s: float = 30.0) -> None:
@@ -178,7 +211,7 @@ class Theatre:
         """Until the gateway knows every worker as ready."""
         end_s = time.monotonic() + timeout_s
         while time.monotonic() < end_s:
-            ready = self._samples("gateway", "baton_gateway_workers", 'state="ready"')
+            ready = self.stack.metric("gateway", "baton_gateway_workers", 'state="ready"')
             if ready == len(self.stack.workers):
                 return
             time.sleep(0.05)
@@ -199,7 +232,7 @@ class Theatre:
 
     def _worker(self, name: str) -> Held:
         info, child = self.stack.info(name), self.stack.workers[name]
-        leases = int(self._samples(name, "baton_kv_leases"))
+        leases = int(self.stack.metric(name, "baton_kv_leases"))
         load = info.load
         return Held(
             load.free_blocks,
@@ -215,32 +248,23 @@ class Theatre:
         """X1's numbers of the gateway; of each living worker, transfers and recomputes."""
         posts = 'route="/v1/completions"'
         found = {
-            "gateway requests": self._samples("gateway", "baton_gateway_requests_total", posts),
-            "gateway ok": self._samples("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
-            "gateway tokens": self._samples("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
-            "gateway in_flight": self._samples("gateway", "baton_gateway_in_flight") - 1,  # this very question
-            "gateway resumed": self._samples("gateway", "baton_gateway_resumes_total", 'outcome="resumed"'),
-            "retries": self._samples("gateway", "baton_gateway_retries_total"),
+            "gateway requests": self.stack.metric("gateway", "baton_gateway_requests_total", posts),
+            "gateway ok": self.stack.metric("gateway", "baton_gateway_requests_total", posts, 'code="200"'),
+            "gateway tokens": self.stack.metric("gateway", "baton_gateway_tokens_total", 'direction="completion"'),
+            "gateway in_flight": self.stack.metric("gateway", "baton_gateway_in_flight") - 1,  # this very question
+            "gateway resumed": self.stack.metric("gateway", "baton_gateway_resumes_total", 'outcome="resumed"'),
+            "retries": self.stack.metric("gateway", "baton_gateway_retries_total"),
         }
         for name in self.stack.workers:
             if name in self._down:
                 continue
             for source in ("local_compute", "local_cache_hit", "external_kv_transfer"):
                 label = f'source="{source}"'
-                found[f"{name} {source}"] = self._samples(name, "vllm:prompt_tokens_by_source_total", label)
+                found[f"{name} {source}"] = self.stack.metric(name, "vllm:prompt_tokens_by_source_total", label)
             if name.startswith("decode"):
-                found[f"{name} recomputes"] = self._samples(name, "baton_worker_kv_recomputes_total")
-                found[f"{name} pulled"] = self._samples(name, "baton_kv_transfers_total", 'side="decode"', "landed")
+                found[f"{name} recomputes"] = self.stack.metric(name, "baton_worker_kv_recomputes_total")
+                found[f"{name} pulled"] = self.stack.metric(name, "baton_kv_transfers_total", 'side="decode"', "landed")
         return found
-
-    def _samples(self, name: str, metric: str, *labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
-        child = self.stack.gateway if name == "gateway" else self.stack.workers[name]
-        assert child is not None
-        with urllib.request.urlopen(f"{child.url}/metrics", timeout=10) as response:
-            lines = response.read().decode().splitlines()
-        wanted = (line for line in lines if re.match(rf"{re.escape(metric)}[ {{]", line))
-        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted if all(label in line for label in labels))
 
     def _notices(self) -> Iterator[datetime]:
         """When decode workers wrote that a transfer failed."""
@@ -248,13 +272,18 @@ class Theatre:
             if name.startswith("decode"):
                 yield from _moments(child, " failed (", "prefilling here")
 
-    def _losses(self) -> Iterator[datetime]:
+    def _told(self, *words: str) -> Iterator[datetime]:
+        """When the gateway wrote a line with these words."""
         assert self.stack.gateway is not None
-        return _moments(self.stack.gateway, ": lost")
+        return _moments(self.stack.gateway, *words)
 
     @staticmethod
     def _monotonic(at: datetime) -> float:
         return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def _moments(child: Child, *words: str) -> Iterator[datetime]:

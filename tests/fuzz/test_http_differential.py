@@ -5,165 +5,39 @@ Smuggling lives where two readers of one byte stream disagree. Ours may refuse m
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-import h11
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from baton_wire.http_server import Exchange
+from fuzzing.corpus import GOOD, POST, REFUSED, STRICTER, TAKEN
+from fuzzing.readers import read_by_h11, read_by_us
 from support.wire import Line
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One request as a reader understood it."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    body: bytes
-
-
-def read_by_us(pieces: list[bytes]) -> list[Read]:
-    """The accepted requests, in order."""
-    seen: list[Read] = []
-
-    def keep(exchange: Exchange) -> None:
-        seen.append(Read(exchange.method, exchange.target, _comparable(exchange.headers.items()), exchange.body))
-        exchange.respond(200, b"")
-
-    async def feed() -> None:
-        Line(keep).feed(*pieces)
-
-    asyncio.run(feed())
-    return seen
-
-
-def read_by_h11(raw: bytes) -> Iterator[Read]:
-    """The requests that h11 accepts, until it refuses or needs more."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(raw)
-    while True:
-        try:
-            request = _complete_request(connection)
-            if request is None:
-                return
-            connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
-            connection.send(h11.EndOfMessage())
-            yield request
-            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                return
-            connection.start_next_cycle()
-        except (h11.RemoteProtocolError, h11.LocalProtocolError):
-            return
-
-
-def _complete_request(connection: h11.Connection) -> Read | None:
-    request, body = None, b""
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Request):
-            request = event
-        elif isinstance(event, h11.Data):
-            body += bytes(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            assert request is not None
-            headers = _comparable((n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers)
-            return Read(request.method.decode(), request.target.decode("latin-1"), headers, body)
-        else:
-            return None
-
-
-def _comparable(headers: object) -> dict[str, str]:
-    joined: dict[str, str] = {}
-    for name, value in headers:  # type: ignore[attr-defined]
-        value = value.lower() if name in ("transfer-encoding", "expect", "connection") else value
-        joined[name] = f"{joined[name]}, {value}" if name in joined else value
-    return joined
-
-
-GOOD = b"GET /ok HTTP/1.1\r\nhost: a\r\n\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
-
-# Sources: RFC 9112 section 11.2; Kettle, "HTTP Desync Attacks" (2019) and "HTTP/1.1 must die" (2025); the
-# advisories of llhttp and h11.
-SMUGGLING = [
-    POST + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
-    POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\nGPOST / HTTP/1.1\r\n\r\n0\r\n\r\n",
-    POST + b"Content-Length: 6\r\nContent-Length: 5\r\n\r\n12345G",
-    POST + b"Content-Length: 5, 6\r\n\r\n12345G",
-    POST + b"Content-Length: 5\r\ncontent-length : 6\r\n\r\n12345G",
-    POST + b"Content-Length: 0\r\n Content-Length: 5\r\n\r\nhello",
-    POST + b"Content-Length:\r\n 5\r\n\r\nhello",
-    POST + b"Content-Length: 5\r\n\tx: y\r\n\r\nhello",
-    POST + b"Content_Length: 5\r\n\r\nhello",
-    POST + b"Content-Length: 1_0\r\n\r\n0123456789",
-    POST + b"Content-Length: \xd9\xa5\r\n\r\nhello",
-    POST + b"Content-Length: 5\x00\r\n\r\nhello",
-    POST + b"Content-Length: 5\x0b\r\n\r\nhello",
-    POST + b"Content-Length: 18446744073709551621\r\n\r\nhello",
-    POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding:\xa0chunked\r\n\r\n0\r\n\r\n",
-    POST + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
-    POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
-    POST + b"X: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    POST + b"X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer\r-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    POST + b"X\x00: y\r\n\r\n",
-    POST + b"\x00Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\na\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na0\r\n\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n100000001\r\na\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n 1\r\na\r\n0\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nGET /x HTTP/1.1\r\n\r\n",
-    POST + b"Transfer-Encoding: chunked\r\n\r\n0\n\n",
-    b"GET / HTTP/1.1\nHost: a\n\n",
-    b"GET / HTTP/1.1\rHost: a\r\r",
-    b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-    b"GET / HTTP/1.1\r\n Host: a\r\nHost: b\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
-    b"GET / HTTP/1.1\r\n\r\n",
-    b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET //\\b HTTP/1.1\r\nHost: a b\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
-    b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
-    b"GET /\x0b HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET / HTTP/1.10\r\nHost: a\r\n\r\n",
-    b"GET / HTTP/11\r\nHost: a\r\n\r\n",
-    b"GET / XHTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET / HTTP/0.9\r\nHost: a\r\n\r\n",
-    b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-]
-
-
-@pytest.mark.parametrize("raw", SMUGGLING, ids=lambda raw: repr(raw[-40:]))
-async def test_smuggling_attempts_are_400_close_the_connection_and_reach_no_handler(raw: bytes) -> None:
+@pytest.mark.parametrize("name", REFUSED)
+async def test_smuggling_attempts_are_refused_close_the_connection_and_reach_no_handler(name: str) -> None:
+    raw, status = REFUSED[name]
     seen: list[Exchange] = []
     for pieces in ([raw + GOOD], [raw, GOOD], [bytes([byte]) for byte in raw + GOOD]):
         line = Line(seen.append)
         line.feed(*pieces)
-        assert line.statuses == [400] and line.ended
+        assert line.statuses == [status] and line.ended
         assert seen == []
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_odd_but_has_one_reading_is_read_so_by_both(name: str) -> None:
+    raw, expected = TAKEN[name]
+    assert read_by_us([raw]) == expected == list(read_by_h11(raw))
+    assert read_by_us([bytes([byte]) for byte in raw]) == expected
+
+
+def test_where_we_are_stricter_than_h11_stands_in_a_list_with_reasons() -> None:
+    stricter = {name for name, (raw, _) in REFUSED.items() if list(read_by_h11(raw))}
+    assert stricter == set(STRICTER)
 
 
 NASTY = [

@@ -105,16 +105,34 @@ async def test_pulled_blocks_are_announced_by_decode_too(pair: Pair) -> None:
 
 
 async def test_a_draining_worker_refuses_new_requests_and_finishes_the_running_ones(pair: Pair) -> None:
-    running = asyncio.ensure_future(pair.aggregated([5] * 40, max_tokens=200, ignore_eos=True))
+    running = asyncio.ensure_future(pair.aggregated([5] * 40, max_tokens=400, ignore_eos=True))
     await asyncio.sleep(0.1)
     async with channel(pair.decode) as open_channel:
         draining = asyncio.ensure_future(WorkerStub(open_channel).Drain(pb.DrainRequest(budget_s=20)))
-        await asyncio.sleep(0.05)
+        while not pair.decode.info().draining:
+            await asyncio.sleep(0.01)
         refused = await pair.aggregated([5] * 40, max_tokens=1)
         assert (refused.status, refused.body["error"]["code"]) == (503, "draining")
         assert pair.decode.info().draining
         assert (await draining).left == 0
     assert (await running).status == 200
+
+
+async def test_what_a_drain_has_no_time_for_is_handed_over(pair: Pair) -> None:
+    running = asyncio.ensure_future(pair.aggregated([5] * 40, max_tokens=1500, ignore_eos=True))
+    await until_running(pair)
+    async with channel(pair.decode) as open_channel:
+        reply = await WorkerStub(open_channel).Drain(pb.DrainRequest(budget_s=0.1))
+    assert reply.left == 1
+    answer = await running
+    assert (answer.status, answer.body["error"]["code"]) == (503, "draining")
+    assert answer.headers["x-request-dropped-reason"] == "draining"
+
+
+async def until_running(pair: Pair) -> None:
+    async with asyncio.timeout(10):
+        while not pair.decode.parts.engine.stats().running:
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("name", ["prefill-0", "decode-0"])

@@ -76,15 +76,15 @@ _SEND_EVENTS = st.one_of(
 def test_a_lease_ends_once_and_only_when_nothing_reads_its_blocks(
     events: list[object], held: int, data: st.DataObject
 ) -> None:
-    session = send.SendSession(offer_blocks=2)
+    session = send.SendSession(seal_blocks=2)
     busy: list[send.Event] = []
     seen = {"open": 0, "join": 0, "end": 0, "forget": 0, "computed": 0}
 
     def perform(event: send.Event) -> None:
         for action in session.handle(event):
             match action:
-                case send.Offer():
-                    busy.append(send.OfferMade())
+                case send.Seal():
+                    busy.append(send.Sealed())
                 case send.Send():
                     busy.extend(send.SendOver() for _ in action.blocks)
                 case send.End():
@@ -124,7 +124,7 @@ class Wire:
     puller: pull.PullSession
     to_decode: list[send.Action] = field(default_factory=list)
     to_prefill: list[send.Event] = field(default_factory=list)
-    offers: list[send.Offer] = field(default_factory=list)
+    seals: list[send.Seal] = field(default_factory=list)
     sends: list[tuple[int, bool]] = field(default_factory=list)
     verifying: list[int] = field(default_factory=list)
     tags: dict[int, int] = field(default_factory=dict)
@@ -134,9 +134,9 @@ class Wire:
     def prefill(self, event: send.Event) -> None:
         for action in self.sender.handle(event):
             match action:
-                case send.Offer():
-                    self.offers.append(action)
-                case send.SayFinish() | send.Refuse():
+                case send.Seal():
+                    self.seals.append(action)
+                case send.Offer() | send.SayFinish() | send.Refuse():
                     self.to_decode.append(action)
                 case send.Send():
                     self.sends.extend((tag, True) for tag, _ in action.blocks)
@@ -167,7 +167,7 @@ class Wire:
     def moves(self) -> list[str]:
         """What could happen next."""
         pending = {
-            "offer": self.offers,
+            "seal": self.seals,
             "to_decode": self.to_decode,
             "to_prefill": self.to_prefill,
             "land": self.sends,
@@ -177,10 +177,9 @@ class Wire:
 
     def move(self, name: str, pick: int, matches: bool) -> None:
         match name:
-            case "offer":
-                offer = self.offers.pop(0)
-                self.to_decode.append(offer)
-                self.prefill(send.OfferMade())
+            case "seal":
+                self.seals.pop(0)
+                self.prefill(send.Sealed())
             case "to_decode":
                 self.heard(self.to_decode.pop(0))
             case "to_prefill":
@@ -196,7 +195,7 @@ class Wire:
     def heard(self, message: send.Action) -> None:
         match message:
             case send.Offer():
-                self.decode(pull.Offered(message.first_ordinal, tuple(1 for _ in message.block_ids)))
+                self.decode(pull.Offered(message.first_ordinal, (1,) * message.count))
             case send.SayFinish():
                 self.decode(pull.FinishHeard(message.total_blocks))
             case send.Refuse():

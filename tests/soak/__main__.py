@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -23,10 +22,8 @@ def main() -> int:
     options = _options()
     plan = Plan(options.minutes, options.cpu_share, options.kill_every, options.seed, options.transport)
     with tempfile.TemporaryDirectory() as directory, fleet(plan, Path(directory)) as stack:
-        soak = Soak(plan, stack)
+        soak = Soak(plan, stack, options.series)
         result = asyncio.run(soak.run())
-    if options.series:
-        _keep(result, options.series)
     return _tell(result, rows_of(result))
 
 
@@ -40,13 +37,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--series", type=Path)
     return parser.parse_args()
-
-
-def _keep(result: Result, path: Path) -> None:
-    with path.open("w") as file:
-        for name, points in result.series.items():
-            for at_s, one in points:
-                file.write(json.dumps({"process": name, "at_s": round(at_s, 2), **one.as_json()}) + "\n")
 
 
 def _tell(result: Result, rows: list[Row]) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
-from bench.rows import Row
+from bench.rows import Row, single
 
 from .soak import Result
 from .trend import Trend, trend
@@ -25,9 +24,10 @@ def _memory(result: Result) -> Iterator[Row]:
     for name, points in result.series.items():
         found = steady(points)
         if found is not None:
-            after = "MiB after one hour at this slope"
-            yield _row(f"{name} RSS slope", after, "MiB", found.start + found.per_hour, found.start, SLOPE_BAR)
-            yield _row(f"{name} RSS peak", "peak", "MiB", found.peak, found.start, None)
+            warm = ("once warm", found.start)
+            later = found.start + found.per_hour
+            yield single(f"{name} RSS", "MiB", later, warm, bar=SLOPE_BAR, metric="one hour later, at the slope seen")
+            yield single(f"{name} RSS", "MiB", found.peak, warm, bar=None, metric="peak")
 
 
 def steady(points: list[tuple[float, Vitals]]) -> Trend | None:
@@ -42,14 +42,7 @@ def _leaks(result: Result) -> Iterator[Row]:
     for name, after in result.after.items():
         before = result.before[name]
         for what in LEAKS:
-            yield _row(f"{name} {what}", "idle again", "count", getattr(after, what), getattr(before, what), 1.0)
-        yield _row(f"{name} held", "blocks + leases + requests + 1", "count", after.held + 1, before.held + 1, 1.0)
-
-
-def _row(case: str, metric: str, unit: str, ours: float, began: float, bar: float | None) -> Row:
-    ratio, load = ours / began, round(os.getloadavg()[0], 2)
-    mine, theirs, same = float(f"{ours:.5g}"), float(f"{began:.5g}"), float(f"{ratio:.5g}")
-    return Row(
-        case, metric, unit, mine, "at the beginning", theirs, same, bar, None, "lower",
-        (mine, mine), (theirs, theirs), (same, same), 1, load,
-    )  # fmt: skip
+            began = ("before the load", getattr(before, what))
+            yield single(name, what, getattr(after, what), began, bar=1.0, metric="idle again")
+        began = ("before the load", before.held + 1)
+        yield single(name, "held + 1", after.held + 1, began, bar=1.0, metric="blocks, leases, requests, connections")

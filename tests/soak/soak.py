@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import time
@@ -28,6 +29,7 @@ QUIET_S = 40.0
 IDLE_S = 70.0  # after it no pooled connection is left (ClientLimits.idle_timeout_s)
 AT_ONCE = 12
 MAX_PER_S = 25.0
+RESTARTS = 3
 MORTAL = ("decode-1", "prefill-1")
 LOAD = Load(streams=1, prompt_tokens=(8, 400), max_tokens=(4, 60), cases=24)
 
@@ -59,13 +61,14 @@ class Result:
     @property
     def faults(self) -> list[str]:
         """Outcomes that no fault excuses."""
-        return [told for told in self.outcomes if told.endswith(("WRONG TOKENS", "SHORT ANSWER", "HUNG", "500"))]
+        return [told for told in self.outcomes if told.endswith(("WRONG TOKENS", "SHORT ANSWER", "HUNG", "BUG", "500"))]
 
 
 @contextmanager
 def fleet(plan: Plan, directory: Path) -> Iterator[Stack]:
     model = make_model(directory / "model", TinyModel("llama", max_position=2048))
-    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0}
+    # An index that is full once the fleet is warm: one that fills for hours looks like a leak.
+    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, "index_keys": 10_000}
     with Stack.up(model, directory / "run", prefill=2, decode=2, transport=plan.transport, gateway=limits) as stack:
         yield stack
 
@@ -73,11 +76,14 @@ def fleet(plan: Plan, directory: Path) -> Iterator[Stack]:
 class Soak:
     """`run` performs it."""
 
-    def __init__(self, plan: Plan, stack: Stack) -> None:
+    def __init__(self, plan: Plan, stack: Stack, series: Path | None = None) -> None:
+        """`series`: a file that gets a line of JSON for each process and moment."""
+        self._file = series
         self._plan, self._stack = plan, stack
         self._rng = random.Random(plan.seed)
         cases = cases_of(LOAD, 1)
-        self._visitors = Visitors(stack.url, cases, references(stack.url, cases), self._rng)
+        right = [answer.tokens for answer in references(stack.url, cases)]
+        self._visitors = Visitors(stack.url, cases, right, self._rng)
         self._per_s = 4.0
         self._began_s = 0.0
         self._ending = asyncio.Event()
@@ -125,10 +131,17 @@ class Soak:
             await self._pause(SAMPLE_S)
             for name, one in (await asyncio.to_thread(self._vitals)).items():
                 self.result.series.setdefault(name, []).append((time.monotonic() - self._began_s, one))
+                self._keep(name, one)
             now_spent_s, now_s = tree_cpu_s(os.getpid()), time.monotonic()
             share = max(0.01, (now_spent_s - spent_s) / (now_s - at_s))  # a killed process takes its time with it
             spent_s, at_s = now_spent_s, now_s
             self._per_s = min(MAX_PER_S, max(0.5, self._per_s * min(1.2, max(0.8, self._plan.cpu_share / share))))
+
+    def _keep(self, name: str, one: Vitals) -> None:
+        if self._file is not None:
+            told = {"process": name, "at_s": round(time.monotonic() - self._began_s, 2), **one.as_json()}
+            with self._file.open("a") as file:
+                file.write(json.dumps(told) + "\n")
 
     async def _reaper(self) -> None:
         """Kills a worker that may die, and starts it again on its ports, as a supervisor does."""
@@ -141,8 +154,19 @@ class Soak:
             old.kill()
             self.result.kills += 1
             await asyncio.sleep(self._rng.uniform(0.5, 3.0))
-            ports = {key: old.ready[key] for key in ("port", "control_port")}
-            await asyncio.to_thread(self._stack.start_worker, old.ready["role"], name, **ports)
+            await asyncio.to_thread(self._restart, name)
+
+    def _restart(self, name: str) -> None:
+        """On its old ports; meanwhile another process may have taken one of them: then on new ones."""
+        old = self._stack.workers[name].ready
+        ports = {key: old[key] for key in ("port", "control_port")}
+        for attempt in range(RESTARTS):
+            try:
+                self._stack.start_worker(old["role"], name, **(ports if attempt == 0 else {}))
+                return
+            except AssertionError:
+                if attempt == RESTARTS - 1:
+                    raise
 
     def _vitals(self) -> dict[str, Vitals]:
         found = {}

@@ -37,8 +37,11 @@ class Visitors:
                 return f"{kind.__name__}: {await kind(self)}"
         except TimeoutError:
             return f"{kind.__name__}: HUNG"
-        except OSError as error:
+        except (OSError, asyncio.IncompleteReadError) as error:
             return f"{kind.__name__}: {type(error).__name__}"
+        except Exception as error:
+            print(f"{kind.__name__}: {error!r}", flush=True)
+            return f"{kind.__name__}: BUG"
 
     def next_case(self) -> tuple[Seen, dict[str, object]]:
         """A known request; half of them share their prefix with earlier ones."""

@@ -76,3 +76,20 @@ def flip_one_bit(view: memoryview) -> memoryview:
     damaged = bytearray(view)
     damaged[len(damaged) // 2] ^= 1
     return memoryview(damaged)
+
+
+class SlowTransport(WrappedTransport):
+    """The first link, and every other one, takes `pause_s` longer to make."""
+
+    def __init__(self, inner: Transport, pause_s: float) -> None:
+        super().__init__(inner, lambda link: link)
+        self._pause_s = pause_s
+
+    async def expect(self, token: bytes) -> Expectation:
+        await asyncio.sleep(self._pause_s)
+        return await super().expect(token)
+
+
+def slow(pause_s: float) -> Callable[[Transport], Transport]:
+    """A wrapper for kv_pair: the data link takes its time."""
+    return lambda inner: SlowTransport(inner, pause_s)

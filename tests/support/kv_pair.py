@@ -91,7 +91,7 @@ FAST = KvSettings(
     heartbeat_s=0.4,
     lease_s=2.0,
     drain_grace_s=1.5,
-    offer_bytes=64 << 10,
+    seal_bytes=64 << 10,
     inline_bytes=16 << 10,
     window_blocks=8,
 )

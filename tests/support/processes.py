@@ -9,11 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 START_S = 60.0
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process is started, where that is not as in production: another module (given the role), more environment,
+    a command before it such as `ip netns exec NAME`, the address it is reached at, settings that win."""
+
+    module: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    address: str = LOOPBACK
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -23,10 +37,11 @@ class Child:
     process: subprocess.Popen[bytes]
     ready: dict[str, Any]
     log: Path
+    host: str = LOOPBACK
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ready['port']}"
+        return f"http://{self.host}:{self.ready['port']}"
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -57,24 +72,25 @@ class Processes:
         self.secret_file = self.directory / "secret"
         self.secret_file.write_bytes(self.secret)
 
-    def start(self, module: str, name: str, settings: dict[str, Any], env: dict[str, str] | None = None) -> Child:
-        """Starts `python -m module --settings FILE` and waits for its ready line."""
+    def start(self, module: str, name: str, settings: dict[str, Any], launch: Launch | None = None) -> Child:
+        """Starts `python -m MODULE --settings FILE` and waits for its ready line; `module` may hold arguments."""
+        launch = launch or Launch()
         path = self.directory / f"{name}.json"
-        path.write_text(json.dumps({"secret_file": str(self.secret_file), **settings}))
+        path.write_text(json.dumps({"secret_file": str(self.secret_file), **settings, **launch.settings}))
         log = self.directory / f"{name}.log"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_roots()), **(env or {})}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_roots()), **launch.env}
         with log.open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, "--settings", str(path)],
+                [*launch.prefix, sys.executable, "-m", *module.split(), "--settings", str(path)],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment,
             )
-        child = Child(process, _ready(process, log), log)
+        child = Child(process, _ready(process, log), log, launch.address)
         self.children.append(child)
         return child
 
-    def worker(self, role: str, name: str, model: Path, **changes: Any) -> Child:
+    def worker(self, role: str, name: str, model: Path, launch: Launch = Launch(), **changes: Any) -> Child:
         settings: dict[str, Any] = {
             "worker_id": name,
             "model_path": str(model),
@@ -84,7 +100,8 @@ class Processes:
         }
         for key, value in changes.items():
             settings[key] = {**settings[key], **value} if isinstance(settings.get(key), dict) else value
-        return self.start(f"baton_{role}", name, settings)
+        module = f"{launch.module} {role}" if launch.module else f"baton_{role}"
+        return self.start(module, name, settings, launch)
 
     def close(self) -> None:
         for child in self.children:
@@ -114,4 +131,4 @@ def _roots() -> list[str]:
     return [path for path in sys.path if path and Path(path).name in ROOTS]
 
 
-ROOTS = {"api", "wire", "kv_transfer", "engine", "worker", "prefill_worker", "decode_worker", "gateway", "cli"}
+ROOTS = {"api", "wire", "kv_transfer", "engine", "worker", "prefill_worker", "decode_worker", "gateway", "cli", "tests"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from baton_api.blocks import derive_key
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import WorkerInfo
-from support.processes import Child, Processes
+from support.processes import Child, Launch, Processes
 
 API_KEY = "sk-test-0123456789abcdef"
 
@@ -24,14 +25,24 @@ class Stack:
     processes: Processes
     model: Path
     transport: str
+    launches: dict[str, Launch] = field(default_factory=dict)
     workers: dict[str, Child] = field(default_factory=dict)
     gateway: Child | None = None
 
     @classmethod
     def up(
-        cls, model: Path, directory: Path, *, prefill: int = 1, decode: int = 1, transport: str = "tcp", **changes: Any
+        cls,
+        model: Path,
+        directory: Path,
+        *,
+        prefill: int = 1,
+        decode: int = 1,
+        transport: str = "tcp",
+        launches: dict[str, Launch] | None = None,
+        **changes: Any,
     ) -> Stack:
-        stack = cls(Processes(directory), model, transport)
+        """`launches`: by name, for processes that are not started as in production."""
+        stack = cls(Processes(directory), model, transport, launches or {})
         try:
             for role, count in (("prefill", prefill), ("decode", decode)):
                 for number in range(count):
@@ -56,7 +67,8 @@ class Stack:
 
     def start_worker(self, role: str, name: str, **changes: Any) -> Child:
         kv = {"transport": self.transport, **changes.pop("kv", {})}
-        self.workers[name] = self.processes.worker(role, name, self.model, kv=kv, **changes)
+        launch = self.launches.get(name, Launch())
+        self.workers[name] = self.processes.worker(role, name, self.model, launch, kv=kv, **changes)
         self.write_fleet()
         return self.workers[name]
 
@@ -66,7 +78,8 @@ class Stack:
         path.with_suffix(".new").write_bytes(fleet.to_json())
         path.with_suffix(".new").replace(path)
 
-    def start_gateway(self, **changes: Any) -> Child:
+    def start_gateway(self, *, name: str = "gateway", **changes: Any) -> Child:
+        """From now on `gateway`; an earlier one runs on."""
         settings = {
             "fleet_file": str(self.processes.directory / "fleet.json"),
             "model_path": str(self.model),
@@ -76,7 +89,8 @@ class Stack:
             "min_remote_prefill_tokens": 1,
             **changes,
         }
-        self.gateway = self.processes.start("baton_gateway", "gateway", settings)
+        launch = self.launches.get("gateway", Launch())
+        self.gateway = self.processes.start("baton_gateway", name, settings, launch)
         return self.gateway
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
@@ -96,6 +110,15 @@ class Stack:
         )
         with urllib.request.urlopen(request, timeout=5) as response:
             return WorkerInfo.from_json(response.read())
+
+    def metric(self, name: str, metric: str, *labels: str) -> float:
+        """The sum of the samples of "gateway" or a worker that have these labels."""
+        child = self.gateway if name == "gateway" else self.workers[name]
+        assert child is not None
+        with urllib.request.urlopen(f"{child.url}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        wanted = (line for line in lines if re.match(rf"{re.escape(metric)}[ {{]", line))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in wanted if all(label in line for label in labels))
 
     def wait_quiet(self, timeout_s: float = 15.0) -> None:
         """Until no live worker holds a block (I3); fails with what is left."""

@@ -110,6 +110,7 @@ def test_a_worker_gets_what_the_model_says(spec: dict[str, Any], path: tuple[str
         ({"mode": "aggregated", "routing": {"keys": "text"}}, "prefix_keys", "text"),
         ({"routing": {"maxInFlight": 5}}, "max_in_flight", 5),
         ({"routing": {"maxQueued": 5}}, "max_queued", 5),
+        ({"routing": {"processes": 2}}, "processes", 2),
     ],
 )
 def test_the_gateway_gets_what_the_model_says(spec: dict[str, Any], field: str, value: Any) -> None:

@@ -181,7 +181,7 @@ def test_retries_are_a_share_of_requests_with_some_saved_up() -> None:
 def test_every_metric_of_the_table_is_exposed() -> None:
     telemetry = Telemetry()
     telemetry.count("baton_gateway_retries_total", "decode", "x", amount=2)
-    telemetry.count("baton_gateway_in_flight")
+    telemetry.in_flight += 1
     telemetry.observe("baton_gateway_ttft_seconds", 0.2, "m")
     telemetry.set_all("baton_gateway_workers", [(("decode", "ready"), 2), (("decode", "lost"), 1)])
     telemetry.set_all("baton_gateway_workers", [(("decode", "ready"), 1)])

@@ -11,7 +11,7 @@ from baton_api.errors import SettingError
 from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_gateway.index import PrefixIndex
-from baton_gateway.pairs import Pairs, lost_on_the_way
+from baton_gateway.pairs import Pairs, bad_way
 from baton_gateway.registry import Registry
 
 KEYS = block_keys(list(range(160)), 16, tenant_salt(b"s", "t"))
@@ -199,35 +199,38 @@ def test_a_pair_rests_after_a_loss_then_one_request_at_a_time_tries_it_until_one
     pairs = Pairs(rest_s=2.0)
     pairs.tried(PAIR, 0.0)
     assert pairs.apart(0.0) == frozenset()
-    assert pairs.told(PAIR, lost=True, now_s=1.0) and not pairs.told(PAIR, lost=True, now_s=1.5)
+    assert pairs.told(PAIR, bad=True, now_s=1.0) and not pairs.told(PAIR, bad=True, now_s=1.5)
     assert pairs.apart(3.4) == {PAIR} and pairs.apart(3.6) == frozenset()
     pairs.tried(PAIR, 3.6)
     assert pairs.apart(3.7) == {PAIR}
-    pairs.told(PAIR, lost=False, now_s=4.0)
+    pairs.told(PAIR, bad=False, now_s=4.0)
     assert pairs.apart(4.0) == frozenset()
 
 
 def test_a_pair_is_forgotten_with_either_worker_and_a_trial_that_never_ends_does_not_close_it_for_ever() -> None:
     pairs = Pairs(rest_s=2.0)
     for gone in PAIR:
-        pairs.told(PAIR, lost=True, now_s=1.0)
+        pairs.told(PAIR, bad=True, now_s=1.0)
         pairs.forget(gone)
         assert pairs.apart(1.0) == frozenset()
-    pairs.told(PAIR, lost=True, now_s=1.0)
+    pairs.told(PAIR, bad=True, now_s=1.0)
     pairs.tried(PAIR, 4.0)
     assert pairs.apart(8.9) == {PAIR} and pairs.apart(9.1) == frozenset()
 
 
 @pytest.mark.parametrize(
-    ("header", "lost"),
+    ("header", "bad"),
     [
         ('reserve;dur=1, lost_transfer;dur=5;desc="peer_lost"', True),
         ('reserve;dur=1, lost_transfer;dur=5;desc="transfer_deadline"', True),
         ('reserve;dur=1, lost_transfer;dur=5;desc="checksum_mismatch"', False),
         ('reserve;dur=1, prefill;dur=5, transfer;dur=1;desc="64 B tcp"', False),
+        ('prefill;dur=5;desc="queue 1.0 ms compute 200.0 ms 1 chunks 0 cached", transfer;dur=1500.0', True),
+        ('prefill;dur=5;desc="queue 1.0 ms compute 400.0 ms 1 chunks 0 cached", transfer;dur=1500.0', False),
+        ('prefill;dur=5;desc="queue 1.0 ms compute 2.0 ms 1 chunks 0 cached", transfer;dur=900.0', False),
         ('prefill;dur=5;desc="64 prompt tokens computed here"', None),
         ("", None),
     ],
 )
-def test_what_decode_says_of_the_way_is_understood(header: str, lost: bool | None) -> None:
-    assert lost_on_the_way(header) is lost
+def test_what_decode_says_of_the_way_is_understood(header: str, bad: bool | None) -> None:
+    assert bad_way(header, 1.0) is bad

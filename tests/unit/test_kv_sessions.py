@@ -123,8 +123,8 @@ def test_a_prefill_that_breaks_the_protocol_ends_the_pull(events: list[pull.Even
     assert session.error.code == "protocol"
 
 
-def sending(offer_blocks: int = 8) -> send.SendSession:
-    return send.SendSession(offer_blocks)
+def sending(seal_blocks: int = 8) -> send.SendSession:
+    return send.SendSession(seal_blocks)
 
 
 def run(session: send.SendSession, *events: send.Event) -> list[send.Action]:
@@ -144,10 +144,10 @@ FAILED = send.Failed("failed", "prefill_failed", "broken", "oom")
 def test_both_halves_in_any_order_then_offers_sends_and_the_end(halves: tuple[send.Event, send.Event]) -> None:
     session = sending()
     assert run(session, *halves) == []
-    assert run(session, send.Computed((7, 8))) == [send.Offer(0, (7, 8))]
+    assert run(session, send.Computed((7, 8))) == [send.Seal(0, (7, 8))]
     assert run(session, ALL) == []
-    assert run(session, send.OfferMade()) == [send.Offer(2, (9,))]
-    assert run(session, send.OfferMade()) == [send.SayFinish(3)]
+    assert run(session, send.Sealed()) == [send.Offer(0, 2), send.Seal(2, (9,))]
+    assert run(session, send.Sealed()) == [send.Offer(2, 1), send.SayFinish(3)]
     assert run(session, send.Posted(0, 2, 40)) == [send.Send(((40, 7), (41, 8)))]
     assert run(session, send.SendOver(), send.SendOver()) == []
     assert run(session, send.Posted(2, 1, 42)) == [send.Send(((42, 9),))]
@@ -155,16 +155,39 @@ def test_both_halves_in_any_order_then_offers_sends_and_the_end(halves: tuple[se
     assert run(session, send.Acked()) == [send.End("acked"), send.Forget()]
 
 
-def test_an_offer_holds_no_more_than_its_bound() -> None:
-    session = sending(offer_blocks=2)
-    assert run(session, OPEN, JOIN, ALL) == [send.Offer(0, (7, 8))]
-    assert run(session, send.OfferMade()) == [send.Offer(2, (9,))]
+def test_a_seal_holds_no_more_than_its_bound() -> None:
+    session = sending(seal_blocks=2)
+    assert run(session, OPEN, JOIN, ALL) == [send.Seal(0, (7, 8))]
+    assert run(session, send.Sealed()) == [send.Offer(0, 2), send.Seal(2, (9,))]
+
+
+def test_blocks_are_sealed_before_decode_comes_and_then_offered_at_once() -> None:
+    session = sending(seal_blocks=2)
+    assert run(session, OPEN, ALL) == [send.Seal(0, (7, 8))]
+    assert run(session, send.Sealed()) == [send.Seal(2, (9,))]
+    assert run(session, send.Sealed()) == []
+    assert run(session, send.Joined(1)) == [send.Offer(1, 2), send.SayFinish(3)]
+
+
+def test_decode_that_comes_in_the_middle_of_a_seal_is_offered_only_what_it_does_not_hold() -> None:
+    session = sending(seal_blocks=1)
+    assert run(session, OPEN, ALL) == [send.Seal(0, (7,))]
+    assert run(session, send.Joined(2)) == []
+    assert run(session, send.Sealed()) == [send.Seal(2, (9,))]
+    assert run(session, send.Sealed()) == [send.Offer(2, 1), send.SayFinish(3)]
+
+
+def test_a_long_prompt_is_offered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "MAX_OFFER", 2)
+    run(session := sending(), OPEN, ALL, send.Sealed())
+    assert run(session, JOIN) == [send.Offer(0, 2), send.Offer(2, 1), send.SayFinish(3)]
 
 
 def test_blocks_that_decode_holds_are_not_offered() -> None:
     session = sending()
     assert run(session, OPEN, send.Joined(2), send.Computed((7, 8))) == []
-    assert run(session, ALL) == [send.Offer(2, (9,))]
+    assert run(session, ALL) == [send.Seal(2, (9,))]
+    assert run(session, send.Sealed()) == [send.Offer(2, 1), send.SayFinish(3)]
 
 
 def test_everything_held_is_finish_only() -> None:
@@ -177,7 +200,7 @@ def test_more_held_than_there_is_ends_the_transfer() -> None:
 
 def test_the_lease_ends_only_when_no_send_reads_its_blocks() -> None:
     session = sending()
-    run(session, OPEN, JOIN, ALL, send.OfferMade(), send.Posted(0, 2, 0))
+    run(session, OPEN, JOIN, ALL, send.Sealed(), send.Posted(0, 2, 0))
     assert run(session, FAILED) == [send.Refuse("prefill_failed", "broken", "oom"), send.Drain()]
     assert run(session, send.SendOver()) == []
     assert run(session, send.SendOver()) == [send.End("failed")]
@@ -188,12 +211,12 @@ def test_the_lease_ends_only_when_no_checksum_reads_its_blocks() -> None:
     session = sending()
     run(session, OPEN, JOIN, ALL)
     assert kinds(run(session, FAILED)) == ["Refuse"]
-    assert run(session, send.OfferMade()) == [send.End("failed")]
+    assert run(session, send.Sealed()) == [send.End("failed")]
 
 
 def test_receives_posted_after_the_end_are_answered_empty_once_decode_aborts() -> None:
     session = sending()
-    run(session, OPEN, JOIN, ALL, send.OfferMade(), FAILED)
+    run(session, OPEN, JOIN, ALL, send.Sealed(), FAILED)
     assert run(session, send.Posted(0, 2, 70)) == []
     assert run(session, send.Posted(2, 1, 72)) == []
     assert run(session, send.Aborted()) == [send.Void((70, 71, 72)), send.Forget()]
@@ -201,7 +224,7 @@ def test_receives_posted_after_the_end_are_answered_empty_once_decode_aborts() -
 
 def test_a_lost_peer_drops_the_link_under_sends_and_owes_nothing() -> None:
     session = sending()
-    run(session, OPEN, JOIN, ALL, send.OfferMade(), send.Posted(0, 1, 0))
+    run(session, OPEN, JOIN, ALL, send.Sealed(), send.Posted(0, 1, 0))
     assert run(session, send.PeerGone()) == [send.DropLink()]
     assert run(session, send.SendOver()) == [send.End("peer_lost"), send.Forget()]
 
@@ -226,7 +249,7 @@ def test_an_early_ack_is_an_abort() -> None:
 
 def test_an_ack_that_overtakes_the_end_of_a_send_waits_for_it() -> None:
     session = sending()
-    run(session, OPEN, JOIN, ALL, send.OfferMade(), send.Posted(0, 3, 0), send.SendOver(), send.SendOver())
+    run(session, OPEN, JOIN, ALL, send.Sealed(), send.Posted(0, 3, 0), send.SendOver(), send.SendOver())
     assert run(session, send.Acked()) == [send.Drain()]
     assert run(session, send.SendOver()) == [send.End("acked"), send.Forget()]
 
@@ -234,14 +257,14 @@ def test_an_ack_that_overtakes_the_end_of_a_send_waits_for_it() -> None:
 @pytest.mark.parametrize("posted", [send.Posted(2, 1, 0), send.Posted(0, 3, 0), send.Posted(0, 2**32 - 1, 0)])
 def test_blocks_that_were_not_offered_cannot_be_had(posted: send.Posted) -> None:
     session = sending()
-    run(session, OPEN, send.Joined(1), send.Computed((7, 8)), send.OfferMade())
+    run(session, OPEN, send.Joined(1), send.Computed((7, 8)), send.Sealed())
     assert kinds(run(session, posted)) == ["Refuse", "End"]
     assert kinds(run(session, send.Aborted())) == ["Void", "Forget"]
 
 
 def test_a_block_can_be_had_twice_and_no_more() -> None:
     session = sending()
-    run(session, OPEN, JOIN, ALL, send.OfferMade())
+    run(session, OPEN, JOIN, ALL, send.Sealed())
     for tag in (0, 1):
         assert kinds(run(session, send.Posted(0, 1, tag))) == ["Send"]
     assert kinds(run(session, send.Posted(0, 1, 2))) == ["Refuse", "Drain"]

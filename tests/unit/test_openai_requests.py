@@ -288,3 +288,10 @@ def test_a_body_within_the_limits_is_read() -> None:
     assert json_object(b'{"a":[' + b"{}," * 8190 + b"{}]}").keys() == {"a"}
     assert json_object(b'{"a":"' + b"{" * 100_000 + b'"}').keys() == {"a"}
     assert json_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(("mark", "count"), [(b":", 2**18), (b",", 5 * 2**18)])
+def test_a_body_of_a_million_names_or_values_is_refused_before_it_is_read(mark: bytes, count: int) -> None:
+    assert json_object(b'{"a":"' + mark * (count - 1) + b'"}') == {"a": mark.decode() * (count - 1)}
+    with pytest.raises(BadRequest, match=f"the body has {count + 1} times '{mark.decode()}'; at most {count}"):
+        json_object(b'{"a":"' + mark * (count + (mark == b",")) + b'"}')

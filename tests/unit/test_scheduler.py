@@ -211,6 +211,58 @@ def test_commands_for_unknown_requests_are_ignored() -> None:
     assert bench.output("a") == toy_answer(PROMPT, GREEDY)[0]
 
 
+def test_a_paused_request_stands_still_and_goes_on_where_it_was() -> None:
+    bench = Bench()
+    params = replace(GREEDY, max_tokens=12)
+    bench.submit("a", PROMPT, params)
+    bench.submit("b", PROMPT[:5], params)
+    for _ in range(3):
+        bench.step()
+    bench.scheduler.pause("a")
+    bench.scheduler.pause("unknown")
+    at = len(bench.output("a"))
+    bench.drain()
+    assert bench.ended("b") and len(bench.output("a")) == at and not bench.ended("a")
+    bench.scheduler.resume("a")
+    bench.drain()
+    assert bench.output("a") == toy_answer(PROMPT, params)[0]
+    bench.expect_whole()
+
+
+def test_a_paused_request_gives_its_blocks_to_others_however_old_it_is() -> None:
+    bench = Bench(ToyRunner(num_blocks=8), max_batched_tokens=32)
+    params = replace(GREEDY, max_tokens=16)
+    bench.submit("a", [1] * 7, params)
+    bench.step()
+    bench.scheduler.pause("a")
+    for name in "bc":
+        bench.submit(name, [ord(name) % 40] * 7, params)
+    bench.drain()
+    assert bench.ended("b") and bench.ended("c") and not bench.ended("a")
+    assert bench.scheduler.stats().preemptions > 0
+    bench.scheduler.resume("a")
+    bench.drain()
+    assert bench.output("a") == toy_answer([1] * 7, params)[0]
+    bench.expect_whole()
+
+
+def test_paused_requests_take_no_place_in_the_batch_and_all_come_back_within_its_bounds() -> None:
+    bench = Bench(max_batched_tokens=64, max_running=2)
+    params = replace(GREEDY, max_tokens=6)
+    for name in "abcd":
+        bench.submit(name, [ord(name) % 40] * 5, params)
+        bench.step()
+        if name in "ab":
+            bench.scheduler.pause(name)
+    bench.drain()
+    assert bench.ended("c") and bench.ended("d")
+    for name in "ab":
+        bench.scheduler.resume(name)
+    bench.drain()
+    assert all(bench.output(name) == toy_answer([ord(name) % 40] * 5, params)[0] for name in "abcd")
+    bench.expect_whole()
+
+
 def test_failing_all_ends_everything_and_forgets_the_cache() -> None:
     bench = Bench()
     for request_id, leg in zip("abc", Leg, strict=True):

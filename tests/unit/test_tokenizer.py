@@ -1,6 +1,8 @@
 """Tokenizer and chat template, compared with transformers' on the same directories."""
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from baton_api.errors import SettingError
+from baton_api.errors import ContextLengthExceeded, SettingError
+from baton_api.openai import ChatRequest, CompletionRequest, Message
 from baton_api.sampling import SampledToken, SamplingParams
+from baton_engine.text.prompt import ModelReader
 from baton_engine.text.tokenizer import Tokenizer, load_chat_template
 from support.tokenizer_dirs import SENTENCES, TEMPLATE, byte_level, sentencepiece
 
@@ -130,3 +134,42 @@ def test_a_choice_follows_its_prompt_and_hides_special_tokens(tmp_path: Path) ->
         tokens = [SampledToken(token_id) for token_id in [*output, *tokenizer.eos_token_ids]]
         assert "".join(choice.push([token]).text for token in tokens) + choice.push([], "length").text == expected
     assert TEMPLATE
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(byte_level(tmp_path))
+    encoding = threading.Thread(target=tokenizer.encode, args=("a b " * 250_000,), kwargs={"add_special_tokens": False})
+    encoding.start()
+    turns = 0
+    while encoding.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 20  # 2 when the interpreter's lock is kept all the while
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+@pytest.mark.parametrize("piece", ["a b ", "a", "hello world, ", "\u2603\ufe0f"])
+def test_a_text_is_never_counted_longer_than_it_is(tmp_path: Path, make: Callable[..., Path], piece: str) -> None:
+    tokenizer = Tokenizer.load(make(tmp_path))
+    text = piece * (100_000 // len(piece))
+    true = len(tokenizer.encode(text, add_special_tokens=False))
+    assert 0.8 * true < tokenizer.at_least(text, 10**9) <= true
+    assert 100 < tokenizer.at_least(text, 100) <= true
+
+
+def test_a_prompt_far_beyond_the_context_is_refused_before_it_is_tokenised_whole(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path)
+    (folder / "config.json").write_text('{"max_position_embeddings": 512}')
+    reader = ModelReader.load(folder)
+    sampling = SamplingParams()
+    for request, param in (
+        (CompletionRequest("m", sampling, "a b " * 4000), "prompt"),
+        (CompletionRequest("m", sampling, (5,) * 513), "prompt"),
+        (ChatRequest("m", sampling, (Message("user", "a b " * 4000),)), "messages"),
+    ):
+        with pytest.raises(ContextLengthExceeded, match="this model's context is 512 tokens; the prompt has") as caught:
+            reader.read(request)
+        assert caught.value.param == param
+    assert len(reader.read(CompletionRequest("m", sampling, (5,) * 512))) == 512
+    few = reader.read(CompletionRequest("m", sampling, "hello " * 100))
+    assert 0 < len(few) < 512

@@ -8,15 +8,34 @@ from hypothesis import strategies as st
 
 from baton_api.errors import InternalError
 from baton_api.metrics import ALL
-from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent
-from baton_worker.event_stream import EventStream
+from baton_api.sampling import SampledToken
+from baton_engine.nouns import EngineStats, Failed, Finished, KvBlockRemoved, KvBlockStored, KvEvent, Sampled
+from baton_worker.event_stream import FULL_EVENTS, ROOM_EVENTS, EventStream
 from baton_worker.kv_journal import KvJournal
 from baton_worker.quarantine import Quarantine
 from baton_worker.telemetry import Telemetry
 
 
+def never() -> None:
+    raise AssertionError("a few events are no reason to pause")
+
+
+async def test_a_reader_that_does_not_keep_up_pauses_the_engine_until_there_is_room() -> None:
+    told: list[str] = []
+    stream = EventStream(lambda: told.append("pause"), lambda: told.append("resume"))
+    for _ in range(FULL_EVENTS + 9):
+        stream.put(Sampled(0, (SampledToken(1),)))
+    assert told == ["pause"]
+    for left in reversed(range(FULL_EVENTS + 9)):
+        await stream.next()
+        assert told == (["pause"] if left > ROOM_EVENTS else ["pause", "resume"])
+    for _ in range(FULL_EVENTS):
+        stream.put(Sampled(0, (SampledToken(1),)))
+    assert told == ["pause", "resume", "pause"]
+
+
 async def test_events_come_out_in_order_and_a_failure_is_raised() -> None:
-    stream = EventStream()
+    stream = EventStream(never, never)
     waiting = asyncio.ensure_future(stream.next())
     await asyncio.sleep(0)
     stream.put(Finished())
@@ -83,6 +102,17 @@ def test_the_exposition_has_vllm_names_and_counters_grow_once() -> None:
     assert 'vllm:num_requests_running{model_name="demo"} 1.0' in text
     assert 'vllm:prompt_tokens_by_source_total{model_name="demo",source="local_compute"} 100.0' in text
     assert 'vllm:kv_cache_usage_perc{model_name="demo"} 0.5' in text
+
+
+def test_a_leg_that_computed_no_prompt_counts_as_queued_but_not_as_prefilled() -> None:
+    telemetry = Telemetry("demo")
+    telemetry.started(0.5, None)
+    telemetry.started(0.25, 2.0)
+    text = telemetry.metrics.text().decode()
+    assert 'vllm:request_queue_time_seconds_count{model_name="demo"} 2.0' in text
+    assert 'vllm:request_queue_time_seconds_sum{model_name="demo"} 0.75' in text
+    assert 'vllm:request_prefill_time_seconds_count{model_name="demo"} 1.0' in text
+    assert 'vllm:request_prefill_time_seconds_sum{model_name="demo"} 2.0' in text
 
 
 def test_metric_names_are_unique_and_colons_stay_in_the_vllm_set() -> None:

@@ -18,10 +18,12 @@ _MIN_MEAN_CHUNK_BYTES = 64
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\t\x20-\x7e]*+)?\r\n")
 _TRAILERS = re.compile(rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+# RFC 9110 section 6.5.1: what frames, routes or authenticates has no place in trailers; h11 reads some of them.
+_FORBIDDEN_TRAILER = re.compile(rb"(?:^|\n)(?i:content-length|transfer-encoding|host|authorization|expect):")
 
 
 class BodyBudget:
-    """The bytes that all unfinished bodies of a server may hold together."""
+    """The bytes that all bodies of a server may hold together."""
 
     __slots__ = ("_limit_bytes", "held_bytes")
 
@@ -162,5 +164,7 @@ class ChunkedBody:
             return position  # judged when complete: a dribbled section must not be read over and over
         if end - position > _MAX_TRAILER_BYTES or _TRAILERS.fullmatch(data, position, end) is None:
             raise BadRequest("malformed trailer section", code="bad_trailer")
+        if _FORBIDDEN_TRAILER.search(data[position:end]) is not None:
+            raise BadRequest("a trailer that frames, routes or authenticates", code="bad_trailer")
         self.done = True
         return end

@@ -22,8 +22,9 @@ class ServerLimits:
     """Bounds of one server. Time limits are checked by a sweep of all connections (`sweep_interval_s`)."""
 
     max_body_bytes: int = 16 * MIB
-    max_unfinished_bodies_bytes: int = 512 * MIB
-    """Of all connections together; beyond it a growing body gets 503."""
+    max_bodies_bytes: int = 512 * MIB
+    """Of all connections together, until their answers have ended; beyond it a growing body gets 503. Those of up
+    to 16 KiB that came in one piece with their head are not counted."""
     max_header_bytes: int = 32 * KIB
     """Request line and header section together."""
     max_target_bytes: int = 8 * KIB

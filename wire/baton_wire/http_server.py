@@ -39,7 +39,7 @@ class HttpServer:
         self.handler = handler
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.bodies = BodyBudget(self.limits.max_unfinished_bodies_bytes)
+        self.bodies = BodyBudget(self.limits.max_bodies_bytes)
         self._doors = Doors(limits)
         self.closing = False
         self.port = 0

@@ -160,6 +160,8 @@ class Upstream(asyncio.Protocol):
             return
         if self._headers is not None:
             raise ValueError("a second answer to one request")
+        if not 200 <= status <= 599:
+            raise ValueError(f"status {status}")
         coding = headers.get("transfer-encoding")
         if coding is not None and coding.lower() != "chunked":
             raise ValueError("a transfer coding other than chunked")

@@ -37,7 +37,7 @@ class Progress:
 
 async def generate(parts: Parts, job: Job, exchange: Exchange) -> None:
     """An aggregated request: prompt and answer computed here. Raises what ended it before its head."""
-    stream = EventStream()
+    stream = EventStream.of(parts.engine, job.key)
     parts.engine.submit(job.for_engine(Leg.AGGREGATED), stream.put)
     try:
         await answer(parts, job, exchange, stream, Progress((), job.received_s, "prefill"))
@@ -54,6 +54,7 @@ async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream
         now_s = time.monotonic()
         if tally.first_s is None:
             spans = tally.first(sampled, progress, now_s)
+            parts.telemetry.started(sampled.queue_s, sampled.compute_s)
             headers = [("server-timing", to_server_timing(spans)), ("x-request-id", job.request_id)]
             writer.head(headers, tally.cached_tokens)
         tally.next(parts, len(sampled.tokens), now_s)

@@ -242,6 +242,7 @@ class Worker:
     async def close(self) -> None:
         if self.http is not None:
             await self.http.close(0.5)
+        self.face.close()
         self.control.close()
         await self.leg.close()
         if self.grpc is not None:

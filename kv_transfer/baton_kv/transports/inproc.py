@@ -19,7 +19,7 @@ class InprocLink:
 
     def __init__(self) -> None:
         self.peer: InprocLink | None = None
-        self._posted: dict[int, tuple[memoryview, asyncio.Future[None]]] = {}
+        self._posted: dict[int, tuple[memoryview, asyncio.Future[int | None]]] = {}
         self._early: dict[int, tuple[memoryview, asyncio.Future[None]]] = {}
         self._lost: str | None = None
         self._listeners: list[Callable[[str], None]] = []
@@ -32,8 +32,8 @@ class InprocLink:
             self.peer.arrive(tag, view, future)
         return future
 
-    def recv(self, tag: int, view: memoryview) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def recv(self, tag: int, view: memoryview) -> asyncio.Future[int | None]:
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         if self._lost is not None:
             future.set_exception(PeerLost(f"link is down: {self._lost}"))
         elif tag in self._early:
@@ -50,7 +50,7 @@ class InprocLink:
             self._early[tag] = (data, sent)
 
     def _copy(
-        self, data: memoryview, sent: asyncio.Future[None], view: memoryview, landed: asyncio.Future[None]
+        self, data: memoryview, sent: asyncio.Future[None], view: memoryview, landed: asyncio.Future[int | None]
     ) -> None:
         if data.nbytes not in (0, view.nbytes):
             self.drop(f"message of {data.nbytes} bytes for a receive of {view.nbytes}")
@@ -71,9 +71,12 @@ class InprocLink:
         if self._lost is not None:
             return
         self._lost = why
-        for _, future in (*self._posted.values(), *self._early.values()):
-            if not future.done():
-                future.set_exception(PeerLost(why))
+        for _, landed in self._posted.values():
+            if not landed.done():
+                landed.set_exception(PeerLost(why))
+        for _, sent in self._early.values():
+            if not sent.done():
+                sent.set_exception(PeerLost(why))
         self._posted.clear()
         self._early.clear()
         for heard in self._listeners:

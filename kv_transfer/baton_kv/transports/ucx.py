@@ -6,6 +6,9 @@ memory sometimes never finished (UCX 1.21; the likely cause is a slot of the sha
 claimed, which is not proven). With the worker goes its queue, and closing a link is final.
 
 ucxx's low-level objects are used. Completion is polled from the event loop while something is in flight.
+
+An idle worker's thread sleeps until UCX wakes it. Over shared memory that costs a wake-up each time the receiver has
+emptied the queue, and a third of the speed or less is left: while large messages move there, the thread spins instead.
 """
 
 from __future__ import annotations
@@ -14,92 +17,40 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from baton_api.errors import PeerLost, SettingError
+from baton_api.errors import PeerLost
 from baton_kv.transport import TOKEN_BYTES, Expectation, Link
 
 from . import ucx_env
 from .interfaces import interface_of
 from .ucx_query import lane_transports
+from .ucx_worker import PAUSE_S, UcxWorker, Ucxx
 
 log = logging.getLogger("baton.kv")
 
 _GREETING = b"baton-kv"
 _TAKEN = 1  # byte with which the listening side takes the link
-_SHORT_PAUSE_S, _LONG_PAUSE_S = 0.0002, 0.001
-_EPOLL_MS = 100  # only a safety net: no lost wake-up was seen at 1000
-_CLOSE_NS = 1_000_000_000
+_STALL_S = 0.05  # without a completion for so long a thread stops spinning, for a while: the machine is crowded
+_TRUCE_S = 0.5
+_LINGER_S = 0.005
+_SPIN_BYTES = 256 << 10  # waking up and going to sleep costs as much as some 100 KiB
+_LOOK_AHEAD = 16
 _CLOSE_GRACE_S = 2.0
-
-
-class Ucxx:
-    """The parts of ucxx that are used. Imported when the first transport is made."""
-
-    def __init__(self) -> None:
-        for name, value in ucx_env.PROCESS_ENV.items():
-            os.environ.setdefault(name, value)
-        try:
-            import libucx
-
-            libucx.load_library()  # else ucxx takes whatever old libucp the system has
-            from ucxx._lib import libucxx
-            from ucxx._lib.arr import Array
-            from ucxx.types import Tag, TagMaskFull
-        except ImportError as error:
-            raise SettingError(
-                "kv.transport", "ucx", f"cannot be loaded ({error})", "install baton-serve[ucx] or use tcp"
-            ) from error
-        self.api, self.Array, self.Tag, self.full_mask = libucxx, Array, Tag, TagMaskFull
-
-
-class UcxWorker:
-    """A UCX worker with its progress thread, and whatever requests run on it."""
-
-    def __init__(self, ucxx: Ucxx, context: Any) -> None:
-        self.ucxx = ucxx
-        self.worker = ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
-        self.worker.start_progress_thread(polling_mode=False, epoll_timeout=_EPOLL_MS)
-        self.endpoints: list[Any] = []
-        self._unfinished: list[tuple[Any, bytearray]] = []
-        self._stopped = False
-
-    async def stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
-        """One message of a handshake."""
-        request = post(self.ucxx.Array(data))
-        try:
-            while not request.completed:
-                await asyncio.sleep(_LONG_PAUSE_S)
-        except asyncio.CancelledError:
-            self._unfinished.append((request, data))  # UCX may write until the worker has stopped
-            raise
-        request.check_error()
-        return data
-
-    def close_endpoints(self) -> None:
-        """By force: their requests end with an error. Blocks for a moment; not for the event loop's thread."""
-        for endpoint in self.endpoints:
-            endpoint.close_blocking(_CLOSE_NS, 1)
-            endpoint.remove_close_callback()
-
-    def stop(self) -> None:
-        """Nothing is copied on this worker any more. Blocks for a moment; not for the event loop's thread."""
-        if not self._stopped:
-            self._stopped = True
-            self.worker.stop_progress_thread()
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_endpoints)
-        await asyncio.to_thread(self.stop)
 
 
 class UcxLink:
     def __init__(self, worker: UcxWorker, endpoint: Any, negotiated: str) -> None:
         self._worker, self._ucxx, self._endpoint, self.negotiated = worker, worker.ucxx, endpoint, negotiated
         self._loop = asyncio.get_running_loop()
-        self._pending: list[tuple[Any, asyncio.Future[None], Any]] = []
+        self._pending: deque[tuple[Any, asyncio.Future[None], Any]] = deque()
+        self._spin_bytes = _SPIN_BYTES if negotiated == "ucx/shm" else sys.maxsize
+        self._large = self._spinning = False
+        self._truce_until_s = 0.0
         self._poller: asyncio.Task[None] | None = None
         self._lost: str | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -109,7 +60,7 @@ class UcxLink:
     def send(self, tag: int, view: memoryview) -> asyncio.Future[None]:
         return self._submit(lambda data: self._endpoint.tag_send(data, self._ucxx.Tag(tag)), view)
 
-    def recv(self, tag: int, view: memoryview) -> asyncio.Future[None]:
+    def recv(self, tag: int, view: memoryview) -> asyncio.Future[Any]:
         return self._submit(lambda data: self._endpoint.tag_recv(data, self._ucxx.Tag(tag), self._ucxx.full_mask), view)
 
     def on_lost(self, heard: Callable[[str], None]) -> None:
@@ -135,29 +86,47 @@ class UcxLink:
             future.set_exception(PeerLost(f"ucx: {error}"))
             return future
         self._pending.append((request, future, data))
+        self._large |= view.nbytes >= self._spin_bytes
         if self._poller is None:
             self._poller = self._loop.create_task(self._poll())
         return future
 
     async def _poll(self) -> None:
-        """Looks for completed requests while there are pending ones; never more than a third of the time."""
-        pause_s = _SHORT_PAUSE_S
-        while self._pending:
+        """Looks for completed requests while there are pending ones; never more than half of the time."""
+        moved_at_s, look_at = time.perf_counter(), _LOOK_AHEAD
+        while self._pending or self._spinning:
             began_s = time.perf_counter()
-            found = self._collect()
-            pause_s = _SHORT_PAUSE_S if found else min(2 * pause_s, _LONG_PAUSE_S)
-            await asyncio.sleep(max(pause_s, 2 * (time.perf_counter() - began_s)))
-        self._poller = None
+            found = self._collect(look_at)
+            moved_at_s = began_s if found else moved_at_s
+            look_at = _LOOK_AHEAD if found else len(self._pending)
+            await self._pace(began_s - moved_at_s)
+            await asyncio.sleep(max(PAUSE_S, time.perf_counter() - began_s))
+        self._poller, self._large = None, False
 
-    def _collect(self) -> bool:
-        before, waiting = self._pending, []
-        for item in before:
+    async def _pace(self, still_s: float) -> None:
+        """Spins while large messages complete, and a moment longer: the next ones may be on their way."""
+        now_s = time.perf_counter()
+        if self._spinning and self._pending and still_s > _STALL_S:
+            self._truce_until_s = now_s + _TRUCE_S
+        wanted = self._large and self._lost is None and now_s >= self._truce_until_s
+        spin = wanted and (bool(self._pending) or still_s < _LINGER_S)
+        if spin != self._spinning:
+            self._spinning = spin
+            await asyncio.to_thread(self._worker.spin, spin)
+
+    def _collect(self, look_at: int) -> bool:
+        """Requests end nearly in the order of their posting: up to `look_at` unfinished ones are looked at."""
+        waiting: list[tuple[Any, asyncio.Future[None], Any]] = []
+        found = False
+        while self._pending and len(waiting) < look_at:
+            item = self._pending.popleft()
             if item[0].completed:
                 self._complete(item[0], item[1])
+                found = True
             else:
                 waiting.append(item)
-        self._pending = waiting
-        return len(waiting) < len(before)
+        self._pending.extendleft(reversed(waiting))
+        return found
 
     def _complete(self, request: Any, future: asyncio.Future[None]) -> None:
         try:

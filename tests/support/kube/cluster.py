@@ -14,10 +14,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from . import certificates, control_groups, node_files
 from .programs import CONTROL_PLANE, NODE_PROGRAMS, Ports, command
@@ -188,23 +188,21 @@ class Cluster:
         target = ("nsenter", f"--target={self.namespaces.pid}", "--mount", "--net")
         return [*target, f"--wdns={directory or Path.cwd()}", "--", *started]
 
-    def run(self, *started: str, check: bool = True, stdin: str | None = None, timeout_s: float = 120) -> str:
-        """A command beside the Pods, with KUBECONFIG and the binaries; its stdout. Raises CalledProcessError with its
-        stderr as a note."""
-        ended = subprocess.run(
-            self.inside(started),
-            check=False,
-            env=self.environment,
-            input=stdin,
-            text=True,
-            capture_output=True,
-            timeout=timeout_s,
-        )
-        if check and ended.returncode:
-            error = subprocess.CalledProcessError(ended.returncode, started, ended.stdout, ended.stderr)
-            error.add_note(f"{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
-            raise error
-        return ended.stdout
+    def run(self, *started: str, stdin: str | None = None, timeout_s: float = 120) -> str:
+        """A command beside the Pods, with KUBECONFIG and the binaries; its stdout."""
+        return called(self.inside(started), self.environment, stdin, timeout_s)
+
+    def succeeds(self, *started: str, stdin: str | None = None) -> bool:
+        try:
+            self.run(*started, stdin=stdin)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    @contextmanager
+    def reach(self, namespace: str, service: str, port: int = 80) -> Iterator[str]:
+        """A URL of the Service, by its DNS name, for commands started by `run`."""
+        yield f"http://{service}.{namespace}.svc" + (f":{port}" if port != 80 else "")
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120) -> str:
         return self.run("kubectl", *arguments, stdin=stdin, timeout_s=timeout_s)
@@ -241,6 +239,13 @@ class Cluster:
             time.sleep(0.2)
 
 
-def read_json(text: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(text)
-    return found
+def called(command: Sequence[str], environment: dict[str, str], stdin: str | None, timeout_s: float) -> str:
+    """A command's stdout. Raises CalledProcessError with its stderr as a note."""
+    ended = subprocess.run(
+        command, check=False, env=environment, input=stdin, text=True, capture_output=True, timeout=timeout_s
+    )
+    if ended.returncode:
+        error = subprocess.CalledProcessError(ended.returncode, command, ended.stdout, ended.stderr)
+        error.add_note(f"{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
+        raise error
+    return ended.stdout

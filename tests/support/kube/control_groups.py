@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -15,12 +16,20 @@ def make(name: str) -> None:
         (parent / name).mkdir(exist_ok=True)
 
 
-def remove(name: str) -> None:
-    """Whatever is empty of it; a kubelet on v1 makes one in the mixed hierarchy `unified` too."""
-    for parent in (*hierarchies(), ROOT / "unified"):
-        for path, _, _ in os.walk(parent / name, topdown=False):
+def remove(name: str, within_s: float = 5.0) -> None:
+    """Once its last processes have ended; a kubelet on v1 makes one in the mixed hierarchy `unified` too."""
+    end_s = time.monotonic() + within_s
+    while _remaining(name) and time.monotonic() < end_s:
+        time.sleep(0.1)
+
+
+def _remaining(name: str) -> bool:
+    groups = [parent / name for parent in (*hierarchies(), ROOT / "unified")]
+    for group in groups:
+        for path, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
+    return any(group.exists() for group in groups)
 
 
 def hierarchies() -> list[Path]:

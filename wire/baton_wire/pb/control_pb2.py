@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61ton_wire/pb/control.proto\x12\x08\x62\x61ton.v1\" \n\x0c\x44rainRequest\x12\x10\n\x08\x62udget_s\x18\x01 \x01(\x01\"\x1a\n\nDrainReply\x12\x0c\n\x04left\x18\x01 \x01(\r\"F\n\x14WatchKvEventsRequest\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"d\n\x0cKvEventBatch\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12!\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x11.baton.v1.KvEvent\"\xf6\x01\n\x07KvEvent\x12*\n\x06stored\x18\x01 \x01(\x0b\x32\x18.baton.v1.KvEvent.StoredH\x00\x12,\n\x07removed\x18\x02 \x01(\x0b\x32\x19.baton.v1.KvEvent.RemovedH\x00\x12,\n\x07\x63leared\x18\x03 \x01(\x0b\x32\x19.baton.v1.KvEvent.ClearedH\x00\x1a\x36\n\x06Stored\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x13\n\x06parent\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_parent\x1a\x17\n\x07Removed\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x1a\t\n\x07\x43learedB\x07\n\x05\x65vent\"\xe7\x01\n\nFromDecode\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12\x1e\n\x04open\x18\x02 \x01(\x0b\x32\x0e.baton.v1.OpenH\x00\x12\"\n\x06posted\x18\x03 \x01(\x0b\x32\x10.baton.v1.PostedH\x00\x12\x1c\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\r.baton.v1.AckH\x00\x12 \n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x0f.baton.v1.AbortH\x00\x12(\n\theartbeat\x18\x06 \x01(\x0b\x32\x13.baton.v1.HeartbeatH\x00\x42\t\n\x07message\"\xd4\x01\n\x0b\x46romPrefill\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.baton.v1.WelcomeH\x00\x12 \n\x05offer\x18\x02 \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12\"\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.baton.v1.FinishH\x00\x12$\n\x07refused\x18\x04 \x01(\x0b\x32\x11.baton.v1.RefusedH\x00\x12(\n\theartbeat\x18\x05 \x01(\x0b\x32\x13.baton.v1.HeartbeatH\x00\x42\t\n\x07message\"Y\n\x05Hello\x12\x11\n\tdecode_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65\x63ode_epoch\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\ntransports\x18\x04 \x03(\t\"\x86\x01\n\x07Welcome\x12\x12\n\nprefill_id\x18\x01 \x01(\t\x12\x15\n\rprefill_epoch\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x11\n\ttransport\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x61ta_address\x18\x05 \x01(\t\x12\x12\n\nlink_token\x18\x06 \x01(\x0c\"@\n\x04Open\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12\x13\n\x0bheld_blocks\x18\x03 \x01(\r\"F\n\x05Offer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x15\n\rfirst_ordinal\x18\x02 \x01(\r\x12\x11\n\tchecksums\x18\x03 \x03(\x06\"V\n\x06Posted\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x15\n\rfirst_ordinal\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x11\n\tfirst_tag\x18\x04 \x01(\r\"\xa0\x01\n\x06\x46inish\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\r\x12 \n\x05\x66irst\x18\x03 \x03(\x0b\x32\x11.baton.v1.Sampled\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\x12\x11\n\tcompute_s\x18\x05 \x01(\x01\x12\x0e\n\x06\x63hunks\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"d\n\x07Sampled\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x01\x42\n\n\x08_logprob\"\x1a\n\x03\x41\x63k\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\",\n\x05\x41\x62ort\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x07Refused\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\"\x0b\n\tHeartbeat2\x8a\x01\n\x06Worker\x12\x35\n\x05\x44rain\x12\x16.baton.v1.DrainRequest\x1a\x14.baton.v1.DrainReply\x12I\n\rWatchKvEvents\x12\x1e.baton.v1.WatchKvEventsRequest\x1a\x16.baton.v1.KvEventBatch0\x01\x32H\n\nKvTransfer\x12:\n\x07\x43onnect\x12\x14.baton.v1.FromDecode\x1a\x15.baton.v1.FromPrefill(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62\x61ton_wire/pb/control.proto\x12\x08\x62\x61ton.v1\" \n\x0c\x44rainRequest\x12\x10\n\x08\x62udget_s\x18\x01 \x01(\x01\"\x1a\n\nDrainReply\x12\x0c\n\x04left\x18\x01 \x01(\r\"F\n\x14WatchKvEventsRequest\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"d\n\x0cKvEventBatch\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x10\n\x08snapshot\x18\x03 \x01(\x08\x12!\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x11.baton.v1.KvEvent\"\xf6\x01\n\x07KvEvent\x12*\n\x06stored\x18\x01 \x01(\x0b\x32\x18.baton.v1.KvEvent.StoredH\x00\x12,\n\x07removed\x18\x02 \x01(\x0b\x32\x19.baton.v1.KvEvent.RemovedH\x00\x12,\n\x07\x63leared\x18\x03 \x01(\x0b\x32\x19.baton.v1.KvEvent.ClearedH\x00\x1a\x36\n\x06Stored\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x13\n\x06parent\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_parent\x1a\x17\n\x07Removed\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x1a\t\n\x07\x43learedB\x07\n\x05\x65vent\"\x87\x02\n\nFromDecode\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.baton.v1.HelloH\x00\x12\x1e\n\x04open\x18\x02 \x01(\x0b\x32\x0e.baton.v1.OpenH\x00\x12\"\n\x06posted\x18\x03 \x01(\x0b\x32\x10.baton.v1.PostedH\x00\x12\x1c\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\r.baton.v1.AckH\x00\x12 \n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x0f.baton.v1.AbortH\x00\x12(\n\theartbeat\x18\x06 \x01(\x0b\x32\x13.baton.v1.HeartbeatH\x00\x12\x1e\n\x04keep\x18\x07 \x01(\x0b\x32\x0e.baton.v1.KeepH\x00\x42\t\n\x07message\"\xd4\x01\n\x0b\x46romPrefill\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.baton.v1.WelcomeH\x00\x12 \n\x05offer\x18\x02 \x01(\x0b\x32\x0f.baton.v1.OfferH\x00\x12\"\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x10.baton.v1.FinishH\x00\x12$\n\x07refused\x18\x04 \x01(\x0b\x32\x11.baton.v1.RefusedH\x00\x12(\n\theartbeat\x18\x05 \x01(\x0b\x32\x13.baton.v1.HeartbeatH\x00\x42\t\n\x07message\"Y\n\x05Hello\x12\x11\n\tdecode_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65\x63ode_epoch\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x12\n\ntransports\x18\x04 \x03(\t\"\x86\x01\n\x07Welcome\x12\x12\n\nprefill_id\x18\x01 \x01(\t\x12\x15\n\rprefill_epoch\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x11\n\ttransport\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x61ta_address\x18\x05 \x01(\t\x12\x12\n\nlink_token\x18\x06 \x01(\x0c\"@\n\x04Open\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t\x12\x13\n\x0bheld_blocks\x18\x03 \x01(\r\"+\n\x04Keep\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t\"F\n\x05Offer\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x15\n\rfirst_ordinal\x18\x02 \x01(\r\x12\x11\n\tchecksums\x18\x03 \x03(\x06\"V\n\x06Posted\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x15\n\rfirst_ordinal\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x11\n\tfirst_tag\x18\x04 \x01(\r\"\xa0\x01\n\x06\x46inish\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\r\x12 \n\x05\x66irst\x18\x03 \x03(\x0b\x32\x11.baton.v1.Sampled\x12\x0f\n\x07queue_s\x18\x04 \x01(\x01\x12\x11\n\tcompute_s\x18\x05 \x01(\x01\x12\x0e\n\x06\x63hunks\x18\x06 \x01(\r\x12\x15\n\rcached_tokens\x18\x07 \x01(\r\"d\n\x07Sampled\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x14\n\x07logprob\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x01\x42\n\n\x08_logprob\"\x1a\n\x03\x41\x63k\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\",\n\x05\x41\x62ort\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x07Refused\x12\x13\n\x0btransfer_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\"\x0b\n\tHeartbeat2\x8a\x01\n\x06Worker\x12\x35\n\x05\x44rain\x12\x16.baton.v1.DrainRequest\x1a\x14.baton.v1.DrainReply\x12I\n\rWatchKvEvents\x12\x1e.baton.v1.WatchKvEventsRequest\x1a\x16.baton.v1.KvEventBatch0\x01\x32H\n\nKvTransfer\x12:\n\x07\x43onnect\x12\x14.baton.v1.FromDecode\x1a\x15.baton.v1.FromPrefill(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,33 +48,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVEVENT_CLEARED']._serialized_start=506
   _globals['_KVEVENT_CLEARED']._serialized_end=515
   _globals['_FROMDECODE']._serialized_start=527
-  _globals['_FROMDECODE']._serialized_end=758
-  _globals['_FROMPREFILL']._serialized_start=761
-  _globals['_FROMPREFILL']._serialized_end=973
-  _globals['_HELLO']._serialized_start=975
-  _globals['_HELLO']._serialized_end=1064
-  _globals['_WELCOME']._serialized_start=1067
-  _globals['_WELCOME']._serialized_end=1201
-  _globals['_OPEN']._serialized_start=1203
-  _globals['_OPEN']._serialized_end=1267
-  _globals['_OFFER']._serialized_start=1269
-  _globals['_OFFER']._serialized_end=1339
-  _globals['_POSTED']._serialized_start=1341
-  _globals['_POSTED']._serialized_end=1427
-  _globals['_FINISH']._serialized_start=1430
-  _globals['_FINISH']._serialized_end=1590
-  _globals['_SAMPLED']._serialized_start=1592
-  _globals['_SAMPLED']._serialized_end=1692
-  _globals['_ACK']._serialized_start=1694
-  _globals['_ACK']._serialized_end=1720
-  _globals['_ABORT']._serialized_start=1722
-  _globals['_ABORT']._serialized_end=1766
-  _globals['_REFUSED']._serialized_start=1768
-  _globals['_REFUSED']._serialized_end=1845
-  _globals['_HEARTBEAT']._serialized_start=1847
-  _globals['_HEARTBEAT']._serialized_end=1858
-  _globals['_WORKER']._serialized_start=1861
-  _globals['_WORKER']._serialized_end=1999
-  _globals['_KVTRANSFER']._serialized_start=2001
-  _globals['_KVTRANSFER']._serialized_end=2073
+  _globals['_FROMDECODE']._serialized_end=790
+  _globals['_FROMPREFILL']._serialized_start=793
+  _globals['_FROMPREFILL']._serialized_end=1005
+  _globals['_HELLO']._serialized_start=1007
+  _globals['_HELLO']._serialized_end=1096
+  _globals['_WELCOME']._serialized_start=1099
+  _globals['_WELCOME']._serialized_end=1233
+  _globals['_OPEN']._serialized_start=1235
+  _globals['_OPEN']._serialized_end=1299
+  _globals['_KEEP']._serialized_start=1301
+  _globals['_KEEP']._serialized_end=1344
+  _globals['_OFFER']._serialized_start=1346
+  _globals['_OFFER']._serialized_end=1416
+  _globals['_POSTED']._serialized_start=1418
+  _globals['_POSTED']._serialized_end=1504
+  _globals['_FINISH']._serialized_start=1507
+  _globals['_FINISH']._serialized_end=1667
+  _globals['_SAMPLED']._serialized_start=1669
+  _globals['_SAMPLED']._serialized_end=1769
+  _globals['_ACK']._serialized_start=1771
+  _globals['_ACK']._serialized_end=1797
+  _globals['_ABORT']._serialized_start=1799
+  _globals['_ABORT']._serialized_end=1843
+  _globals['_REFUSED']._serialized_start=1845
+  _globals['_REFUSED']._serialized_end=1922
+  _globals['_HEARTBEAT']._serialized_start=1924
+  _globals['_HEARTBEAT']._serialized_end=1935
+  _globals['_WORKER']._serialized_start=1938
+  _globals['_WORKER']._serialized_end=2076
+  _globals['_KVTRANSFER']._serialized_start=2078
+  _globals['_KVTRANSFER']._serialized_end=2150
 # @@protoc_insertion_point(module_scope)

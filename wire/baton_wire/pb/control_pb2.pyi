@@ -62,20 +62,22 @@ class KvEvent(_message.Message):
     def __init__(self, stored: _Optional[_Union[KvEvent.Stored, _Mapping]] = ..., removed: _Optional[_Union[KvEvent.Removed, _Mapping]] = ..., cleared: _Optional[_Union[KvEvent.Cleared, _Mapping]] = ...) -> None: ...
 
 class FromDecode(_message.Message):
-    __slots__ = ("hello", "open", "posted", "ack", "abort", "heartbeat")
+    __slots__ = ("hello", "open", "posted", "ack", "abort", "heartbeat", "keep")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     POSTED_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     open: Open
     posted: Posted
     ack: Ack
     abort: Abort
     heartbeat: Heartbeat
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., posted: _Optional[_Union[Posted, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    keep: Keep
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., posted: _Optional[_Union[Posted, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., keep: _Optional[_Union[Keep, _Mapping]] = ...) -> None: ...
 
 class FromPrefill(_message.Message):
     __slots__ = ("welcome", "offer", "finish", "refused", "heartbeat")
@@ -128,6 +130,14 @@ class Open(_message.Message):
     ticket: str
     held_blocks: int
     def __init__(self, transfer_id: _Optional[str] = ..., ticket: _Optional[str] = ..., held_blocks: _Optional[int] = ...) -> None: ...
+
+class Keep(_message.Message):
+    __slots__ = ("transfer_id", "ticket")
+    TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    transfer_id: str
+    ticket: str
+    def __init__(self, transfer_id: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("transfer_id", "first_ordinal", "checksums")

@@ -1,0 +1,54 @@
+"""Faults of processes, Pods and node under 20 streams/s: which requests fail, and why each was allowed to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.kube.cluster import Cluster
+from support.kube.faults import FAULTS, Fault, Scene
+from support.kube.foreign import ForeignCluster
+from support.kube.images import REPOSITORY
+from support.kube.release import Deployed, Release, eventually, namespace
+from support.kube.under_load import load
+
+RATE = 20.0
+TWO_OF_EACH = (
+    '{"spec": {"prefill": {"replicas": 2}, "decode": {"replicas": 2}, "routing": {"minRemotePrefillTokens": 0}}}'
+)
+
+
+@pytest.fixture(scope="module")
+def scene(cluster: Cluster | ForeignCluster, values: Path) -> Iterator[Scene]:
+    if isinstance(cluster, ForeignCluster):
+        pytest.skip("the processes of a cluster of KUBECONFIG cannot be reached from here")
+    with namespace(cluster, "baton-system") as system, namespace(cluster, "models") as models:
+        options = ("--values", str(values), "--set", "settings.gateway_replicas=2")
+        release = Release(cluster, "helm", system, options)
+        release.install()
+        demo = Deployed(cluster, models)
+        demo.apply(REPOSITORY / "examples/01-smallest.yaml")
+        demo.kubectl("patch", "model", "demo", "--type=merge", "-p", TWO_OF_EACH)
+        made = Scene(cluster, demo, Deployed(cluster, system))
+        eventually("two workers of each role and two gateways are ready", made.whole, 180)
+        yield made
+        demo.kubectl("delete", "model", "demo", "--timeout=120s", timeout_s=150)
+        release.uninstall()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_only_what_a_fault_allows_fails(fault: Fault, scene: Scene, tmp_path: Path) -> None:
+    with load(scene.demo, RATE, tmp_path) as outcome:
+        time.sleep(5)
+        at_s = time.time()
+        fault.befall(scene)
+        eventually("all is whole again", scene.whole, 120)
+        whole_s = time.time() - at_s
+        time.sleep(3)
+    forbidden = [seen for seen in outcome.failed if not fault.allows(seen, at_s)]
+    print(f"\n{fault.name}: {outcome.line()}; whole after {whole_s:.1f} s; {dict(outcome.why)}")
+    assert not forbidden, forbidden[:3]

@@ -1,0 +1,87 @@
+"""The gateway's bounds as settings: where bodies are parsed, how many connections one address holds, what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from baton_api.errors import SettingError
+from baton_gateway.bounds import ensure_descriptors, server_limits
+from baton_gateway.settings import GatewaySettings
+from baton_wire.http_limits import ServerLimits
+from support.gateways import API_KEY, LONG, chat_body, stage
+
+
+async def test_bodies_are_parsed_alike_on_a_thread(tmp_path: Path) -> None:
+    async with stage(tmp_path, parse_inline_bytes=0) as s:
+        assert (await s.chat(LONG)).status == 200
+        broken = await s.post("/v1/chat/completions", b'{"model":"tiny"')
+        assert (broken.status, json.loads(broken.body)["error"]["code"]) == (400, "invalid_value")
+        unknown = await s.post("/v1/chat/completions", chat_body(no_such_field=1))
+        assert json.loads(unknown.body)["error"]["param"] == "no_such_field"
+        told = await s.post("/tokenize", {"prompt": "hello"})
+        assert told.status == 200 and json.loads(told.body)["count"] > 0
+        back = await s.post("/detokenize", {"tokens": json.loads(told.body)["tokens"]})
+        assert json.loads(back.body) == {"prompt": "hello"}
+
+
+async def test_large_bodies_wait_in_a_bounded_queue(tmp_path: Path) -> None:
+    """One thread, two places: of many at once some are told to come back, none is lost."""
+    async with stage(tmp_path, parse_inline_bytes=0, max_tokenising=2) as s:
+        body = json.dumps(chat_body("x" * 400)).encode()
+        answers = await asyncio.gather(*(s.post("/v1/chat/completions", body) for _ in range(30)))
+        statuses = {answer.status for answer in answers}
+        assert statuses == {200, 429}
+        refused = next(answer for answer in answers if answer.status == 429)
+        assert refused.headers["x-request-dropped-reason"] == "rejected-saturated" and "retry-after" in refused.headers
+
+
+async def test_one_address_may_hold_so_many_connections(tmp_path: Path) -> None:
+    async with stage(tmp_path, max_connections_per_address=1) as s:
+        assert (await s.get("/health")).status == 200  # its connection stays
+        port = int(s.url.rsplit(":", 1)[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 429 ") and b'"code":"too_many_connections_of_address"' in answer
+        other, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        writer.write(
+            f"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: {API_KEY}\r\n\r\n".encode()
+        )
+        told = (await other.read()).decode()
+        writer.close()
+        assert 'baton_gateway_unread_total{reason="too_many_connections_of_address"} 1.0' in told
+        assert "baton_gateway_connections 2.0" in told and "baton_gateway_tasks " in told
+
+
+def test_every_limit_of_the_server_that_is_a_setting_reaches_it_with_the_servers_own_default() -> None:
+    defaults = GatewaySettings(fleet_file="fleet.json", model_path="model")
+    kept = server_limits(defaults)
+    assert kept == replace(ServerLimits(), max_connections_per_address=1024)
+    changed = server_limits(replace(defaults, max_headers=7, header_timeout_s=0.5, idle_timeout_s=3.0))
+    assert (changed.max_headers, changed.header_timeout_s, changed.idle_timeout_s) == (7, 0.5, 3.0)
+
+
+async def test_a_head_that_dribbles_is_cut_off_as_the_setting_says(tmp_path: Path) -> None:
+    async with stage(tmp_path, header_timeout_s=0.1) as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(s.url.rsplit(":", 1)[1]))
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408 ") and b'"code":"client_too_slow"' in answer
+
+
+def test_more_connections_than_file_descriptors_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    settings = GatewaySettings(fleet_file="fleet.json", model_path="model", max_connections=4096)
+    with pytest.raises(SettingError, match="needs 4608 file descriptors; the limit is 4096; use 3584 or less"):
+        ensure_descriptors(settings)
+    ensure_descriptors(replace(settings, max_connections=2000))
+    assert asked == [(2512, 4096)]

@@ -1,0 +1,58 @@
+"""`make pressure`: memory of the gateway, latency of a healthy client; slow sockets, a long queue, hostile bodies.
+
+python -m pressure [slow] [queue] [bodies]
+Writes bench/results/pressure-PART.json. Exit code 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from bench.rows import Row, show, write
+
+from support.stack import Stack
+from support.tiny_models import TinyModel, make_model
+
+from .rounds import hostile_bodies, long_queue, slow_sockets
+
+WORKER = {"engine": {"max_running": 64, "max_requests": 4096}}
+WIDE = {"max_connections": 12_000, "max_connections_per_address": 12_000}
+LONG = {"max_tokenising": 10_000, "queue_ttl_s": 20.0}
+PARTS: dict[str, list[tuple[dict[str, Any], Callable[[Stack], Coroutine[Any, Any, list[Row]]]]]] = {
+    "slow": [
+        (WIDE, lambda stack: slow_sockets(stack, 2000, capped=False)),
+        ({"max_connections_per_address": 256}, lambda stack: slow_sockets(stack, 2000, capped=True)),
+    ],
+    "queue": [
+        ({**WIDE, **LONG, "max_in_flight": 64, "max_queued": 10_000}, lambda stack: long_queue(stack, 10_000)),
+        ({**WIDE, "max_in_flight": 64, "max_queued": 1024}, lambda stack: long_queue(stack, 10_000)),
+    ],
+    "bodies": [({}, hostile_bodies)],
+}
+
+
+def main(parts: list[str]) -> int:
+    missed = False
+    with tempfile.TemporaryDirectory() as name:
+        model = make_model(Path(name) / "model", TinyModel("llama", max_position=2048))
+        for part in parts or PARTS:
+            rows: list[Row] = []
+            for number, (gateway, measure) in enumerate(PARTS[part]):
+                directory = Path(name) / f"{part}-{number}"
+                with Stack.up(model, directory, worker=WORKER, gateway=gateway) as stack:
+                    found = asyncio.run(measure(stack))
+                    stack.wait_quiet(60.0)
+                show(found)
+                rows += found
+            write(f"pressure-{part}", rows)
+            missed = missed or any(row.met is False for row in rows)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
