@@ -24,6 +24,7 @@ class Reason(StrEnum):
     STARTING_GATEWAY = "StartingGateway"
     WORKERS_UNSCHEDULABLE = "WorkersUnschedulable"
     WORKERS_CRASHING = "WorkersCrashing"
+    PODS_REFUSED = "PodsRefused"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     GATEWAY_CRASHING = "GatewayCrashing"
     NO_PREFILL_WORKERS = "NoPrefillWorkers"

@@ -79,7 +79,18 @@ def trouble_of(pods: Sequence[PodState], component: str) -> tuple[str, PodState]
     return None
 
 
+def _pods_refused(deployment: Json) -> Finding | None:
+    """Admission lets no Pod in: a quota, Pod Security, a PriorityClass or ServiceAccount that is not there."""
+    failure = condition_of(deployment, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return None
+    return Reason.PODS_REFUSED, f"Deployment {deployment['metadata']['name']}: {failure.get('message', '')}"
+
+
 def worker_trouble(view: View, role: Role) -> Finding | None:
+    for item in view.snapshot.deployments(role):
+        if (refused := _pods_refused(item)) is not None:
+            return refused
     found = trouble_of(view.snapshot.pods, role.value)
     if found is None:
         return None
@@ -93,6 +104,9 @@ def worker_trouble(view: View, role: Role) -> Finding | None:
 
 
 def gateway_trouble(view: View) -> Finding | None:
+    deployment = view.snapshot.find(kinds.DEPLOYMENT, names.gateway_name(view.model.metadata.name))
+    if deployment is not None and (refused := _pods_refused(deployment)) is not None:
+        return refused
     found = trouble_of(view.snapshot.pods, names.GATEWAY)
     if found is None:
         return None

@@ -11,8 +11,8 @@ import pytest
 
 from baton_api.crd import API_VERSION, KIND, Model, parse_model
 from baton_api.crd_rules import RULES
-from baton_api.crd_schema import json_schema
 from baton_api.errors import SettingError
+from support.fuzzed_models import fuzzed
 from support.kube_cluster import Api, Cluster
 
 MODELS = "/apis/baton.dev/v1alpha1/namespaces/default/models?dryRun=All&fieldValidation=Strict"
@@ -186,55 +186,6 @@ def test_whole_numbers_written_with_a_point_come_back_without(api: Api) -> None:
 
 
 FUZZED = 800
-VALUES: tuple[Any, ...] = (
-    *(True, False, 0, 1, 2, 3, 64, 4096, -1, 0.5, 1e9, 2**53, 2**63, ""),
-    *(
-        "auto",
-        "ucx",
-        "tcp",
-        "cpu",
-        "cuda:1",
-        "x",
-        "aggregated",
-        "text",
-        "1Gi",
-        "500m",
-        "a b",
-        "ü",
-        "pvc://c/p",
-        "hf://a",
-    ),
-    *([], {}, ["x"], {"a": "b"}, {"cpu": 1}, {"cpu": "2"}, {"nvidia.com/gpu": 1}, [{"key": "a"}], {"targetMs": 5}),
-)
-
-
-def leaves(schema: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    found = []
-    for name, inner in schema.get("properties", {}).items():
-        found += [((*path, name), inner), *leaves(inner, (*path, name))]
-    return found
-
-
-def fuzzed(draw: random.Random) -> dict[str, Any]:
-    """A few fields of the spec set: half of the values are within the field's own limits."""
-    made = model()
-    for _ in range(draw.randint(1, 4)):
-        path, schema = draw.choice(LEAVES)
-        at = made["spec"]
-        for name in path[:-1]:
-            inner = at.get(name)
-            at[name] = at = inner if isinstance(inner, dict) else {}
-        at[path[-1]] = right(schema, draw) if draw.random() < 0.6 else copy.deepcopy(draw.choice(VALUES))
-    return made
-
-
-def right(schema: dict[str, Any], draw: random.Random) -> Any:
-    if "enum" in schema:
-        return draw.choice(schema["enum"])
-    if schema.get("type") in ("integer", "number"):
-        low = int(schema.get("minimum", 0))
-        return draw.randint(low, min(low + 80, int(schema.get("maximum", low + 80))))
-    return copy.deepcopy(draw.choice(VALUES))
 
 
 def parsed_or_error(raw: dict[str, Any]) -> Model | SettingError:
@@ -242,9 +193,6 @@ def parsed_or_error(raw: dict[str, Any]) -> Model | SettingError:
         return parse_model(raw)
     except SettingError as error:
         return error
-
-
-LEAVES = leaves(json_schema()["properties"]["spec"])
 
 
 def test_fuzzed_models_are_refused_naming_a_field_or_accepted_and_then_parsed_as_well(api: Api) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from baton_api.errors import KubernetesError
 from baton_operator.process import Operator
 from baton_wire.kube_api import MERGE, KubeApi
+from support.fuzzed_models import fuzzed
 from support.kube_cluster import Cluster
 from support.operators import (
     MODELS,
@@ -290,3 +294,115 @@ async def test_an_affinity_that_is_none_is_said(cluster: Cluster, namespace: str
         assert "affinity" in condition(raw, "Ready")["message"]
         await at.change({"decode": {"affinity": None}})
         await at.until_settled()
+
+
+async def test_an_api_server_that_is_away_stops_nothing_for_good(cluster: Cluster, namespace: str) -> None:
+    if cluster.plane is None:
+        pytest.skip("NO OWN CONTROL PLANE: this test stops the API server; set KUBE_ASSETS")
+    async with stage(cluster, namespace) as at:
+        await at.create()
+        await at.until_settled()
+        at.kubelets.paused = True
+        await asyncio.sleep(0.2)
+        cluster.plane.stop_api()
+        await asyncio.sleep(3.0)
+        await asyncio.to_thread(cluster.plane.start_api)
+        at.kubelets.paused = False
+        await at.change({"decode": {"replicas": 2}})
+
+        async def two() -> bool:
+            return bool((await at.until_settled())["status"]["decode"].get("summary") == "2/2")
+
+        await eventually(two, 40.0)
+
+
+MONITORS = (("PodMonitor", "podmonitors"), ("ServiceMonitor", "servicemonitors"))
+
+
+async def test_monitors_are_made_where_their_crds_are(cluster: Cluster, namespace: str) -> None:
+    def crd(kind: str, plural: str) -> Json:
+        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+        version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+        names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+        return {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+            "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version]},
+        }
+
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [crd(*pair) for pair in MONITORS]})
+    cluster.kubectl("apply", "-f", "-", stdin=text)
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", "-f", "-", stdin=text)
+        async with stage(cluster, namespace, resync_s=1.0) as at:
+            await at.create()
+
+            async def made() -> bool:
+                lists = [f"/apis/monitoring.coreos.com/v1/namespaces/{namespace}/{plural}" for _, plural in MONITORS]
+                return all([(await at.api.list(path)).items for path in lists])
+
+            await eventually(made)
+            await at.until_settled()
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=text)
+
+
+FUZZED = 500
+REAL_AT_ONCE = 25
+
+
+@pytest.mark.timeout(300)
+async def test_fuzzed_models_are_refused_or_reach_a_steady_status_with_a_reason_and_can_be_deleted(
+    cluster: Cluster, namespace: str
+) -> None:
+    draw = random.Random(5)
+    async with stage(cluster, namespace) as at:
+        accepted, reasons = 0, set()
+        for start in range(0, FUZZED, REAL_AT_ONCE):
+            names = []
+            for number in range(start, start + REAL_AT_ONCE):
+                body = fuzzed(draw)
+                body["metadata"] = {"name": f"m{number}", "namespace": namespace}
+                refusal = await refused(at, body)
+                if refusal is None:
+                    names.append(body["metadata"]["name"])
+                else:
+                    assert refusal.status in (400, 422) and "spec" in refusal.message, refusal.message
+            found = await asyncio.gather(*(steady(at, name) for name in names))
+            reasons |= set(found)
+            accepted += len(names)
+            for name in names:
+                await at.api.call("DELETE", f"{MODELS.format(namespace)}/{name}")
+        print(f"{FUZZED} fuzzed, {accepted} accepted: {sorted(reasons)}")
+        assert accepted > FUZZED / 10 and reasons >= {"Serving", "NotSupported"}
+
+        async def nothing() -> bool:
+            items = (await at.api.list(f"/apis/apps/v1/namespaces/{namespace}/deployments")).items
+            return not items
+
+        await eventually(nothing, 60.0, "every child gone")
+        text = at.operator.telemetry.exposition(0, ()).decode()
+        assert 'outcome="internal"' not in text
+
+
+async def refused(at: Stage, body: Json) -> KubernetesError | None:
+    try:
+        query = {"fieldValidation": "Strict"}
+        await at.api.call("POST", MODELS.format(at.namespace), query=query, body=body)
+    except KubernetesError as error:
+        return error
+    return None
+
+
+async def steady(at: Stage, name: str) -> str:
+    """The Ready condition's reason once it is settled, stalled or degraded."""
+
+    async def found() -> str | None:
+        raw = await at.get(name)
+        ready, moving = condition(raw, "Ready"), condition(raw, "Progressing")
+        stuck = [condition(raw, kind).get("status") for kind in ("Stalled", "Degraded")]
+        return str(ready["reason"]) if ready and (moving.get("status") == "False" or "True" in stuck) else None
+
+    reason: str = await eventually(found, 60.0, f"{name} steady", poll_s=0.2)
+    return reason

@@ -51,8 +51,7 @@ RULES: list[Json] = [
 """Deletes are of what a Model may stop needing: a role, an old revision. What the gateway's own Role gives has to be
 held by who gives it: `GIVEN`."""
 GIVEN: list[Json] = [
-    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
 ]
 CREATED_BY_APPLY = {"configmaps", "deployments", "networkpolicies", "poddisruptionbudgets", "rolebindings", "roles"}
 CREATED_BY_APPLY |= {"serviceaccounts", "services"}

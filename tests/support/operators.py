@@ -65,10 +65,12 @@ class Kubelets:
         self._api = api
         self._path = kinds.POD.path(namespace)
         self.verdict = verdict
+        self.paused = False
 
     async def run(self, poll_s: float = 0.05) -> None:
         while True:
-            await self.look()
+            if not self.paused:
+                await self.look()
             await asyncio.sleep(poll_s)
 
     async def look(self) -> None:

@@ -52,6 +52,7 @@ def test_the_reasons_of_conditions_are_frozen() -> None:
         "NoDecodeWorkers",
         "NoPrefillWorkers",
         "NotSupported",
+        "PodsRefused",
         "RefusedByApiServer",
         "RollingOut",
         "ScaleClamped",

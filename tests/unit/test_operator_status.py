@@ -117,6 +117,18 @@ TROUBLES = [
 ]
 
 
+@pytest.mark.parametrize("role", ["prefill", "decode", "gateway"])
+def test_no_pod_is_let_in(role: str) -> None:
+    scene = Scene()
+    name = scene.worker(role) if role != "gateway" else "m-gateway"
+    scene.report(name, ready=0)
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    scene.children[kinds.DEPLOYMENT.kind, name]["status"]["conditions"] = [failure]
+    status = scene.status()
+    assert conditions(status)["Ready"] == ("False", "PodsRefused") == ("False", conditions(status)["Degraded"][1])
+    assert "exceeded quota" in str(status["conditions"])
+
+
 @pytest.mark.parametrize(("role", "trouble", "reason"), TROUBLES)
 def test_no_worker_of_a_role_is_ready(role: str, trouble: str, reason: str) -> None:
     scene = Scene()
