@@ -30,6 +30,12 @@ PERMANENT = (400, 403, 405, 413, 415, 422)
 """What the API server will say again to the same words."""
 
 
+def is_permanent(error: KubernetesError) -> bool:
+    """The API server answers 500 to an apply with a field that its schema does not have."""
+    untyped = error.status == 500 and "failed to create typed patch object" in error.message
+    return error.status in PERMANENT or untyped
+
+
 @dataclass
 class Outcome:
     """`refused` in words; `retry` when trying again may help, not before `retry_after_s`."""
@@ -39,7 +45,7 @@ class Outcome:
     retry: KubernetesError | None = None
 
     def add_error(self, action: Action, error: KubernetesError) -> None:
-        if error.status in PERMANENT:
+        if is_permanent(error):
             self.refused.append(f"{action.kind.kind} {action.name}: {error.message}")
         elif self.retry is None or (error.retry_after_s or 0) > (self.retry.retry_after_s or 0):
             self.retry = error
@@ -88,7 +94,7 @@ class Writer:
             if action.verb == "delete" and error.status in (404, 409):
                 self._observer.forget(action.kind, namespace, action.name, action.uid)
                 return
-            if error.status in PERMANENT:
+            if is_permanent(error):
                 self._refused[place] = (wish, error)
             log.warning("%s %s/%s %s: %s", action.verb, namespace, action.name, action.kind.kind, error.message)
             outcome.add_error(action, error)

@@ -81,6 +81,7 @@ class Cache(Generic[T]):
         known = self._known.get(place)
         if (known is not None and known.version >= version) or version <= self._gone.get(uid, -1):
             return
+        raw |= {"apiVersion": self.kind.api_version, "kind": self.kind.kind}  # items of a list do not say so
         key = self._model_of(raw)
         if known is not None and known.model != key:
             self._drop(place)

@@ -48,7 +48,7 @@ class Owner:
             "labels": labels,
             "ownerReferences": [self.reference()],
         }
-        made: Json = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **fields}
+        made: Json = {"apiVersion": kind.api_version, "kind": kind.kind, **fields, "metadata": metadata}
         metadata["annotations"] = {APPLIED: digest(made)}
         return made
 

@@ -1,4 +1,4 @@
-"""How many workers each revision has next: integers in, one step out. Stateless and pure.
+"""How many workers each revision has next: integers in, one step out. Stateless. Pure.
 
 A new revision comes in beside the old ones. Prefill and decode move together, for only workers of one revision make a
 pair: the old revision gives way by the share that the slower role of the new one has ready. Per role, always:

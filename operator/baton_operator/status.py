@@ -146,9 +146,10 @@ READY: tuple[Callable[[View], Finding | None], ...] = (_refused, _created, _size
 
 
 def _progressing(view: View) -> tuple[bool, Finding]:
-    moving = [role for role, count in view.plan.counts.items() if count.old_asked]
-    if moving:
+    if any(count.old_asked for count in view.plan.counts.values()):
         return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: {view.plan.step.reason}")
+    if any(count.old for count in view.plan.counts.values()):
+        return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: the last old workers are ending")
     short = [role for role, size in view.plan.sizes.items() if view.ready(role) != size or not _is_asked(view, role)]
     if short:
         parts = [f"{role.value} {view.ready(role)}/{view.plan.sizes[role]}" for role in sorted(short)]
@@ -210,17 +211,20 @@ def model_status(view: View, now: str) -> Json:
     )
 
 
+NEWS = ("observedGeneration", "reason", "plan", "conditions")
+
+
 def stalled_status(raw: Json, reason: Reason, message: str, now: str) -> Json:
     """Of a Model that cannot be served at all; what it has already goes on as it is."""
     found = {"Ready": (False, reason, message), "Stalled": (True, reason, message)}
-    kept = {name: value for name, value in (raw.get("status") or {}).items() if name not in ("conditions", "plan")}
     said = ModelStatus(
         observed_generation=_generation(raw),
         reason=reason.value,
         plan=PlanStatus("blocked", message),
         conditions=_conditions(raw, found, now),
     )
-    return kept | as_json(said)
+    new = as_json(said)
+    return (raw.get("status") or {}) | {name: new[name] for name in NEWS}
 
 
 def pool_status(view: View, role: Role, raw: Json, now: str) -> Json:
@@ -274,7 +278,7 @@ def _revisions(view: View) -> tuple[RevisionStatus, ...]:
 
 
 def _plan_status(view: View, moving: bool) -> PlanStatus:
-    if any(count.old_asked for count in view.plan.counts.values()):
+    if any(count.old for count in view.plan.counts.values()):
         return PlanStatus("rollout", view.plan.step.reason)
     if moving:
         return PlanStatus("wait", "for Pods to be ready")

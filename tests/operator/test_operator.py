@@ -13,7 +13,7 @@ from baton_operator import kinds
 from baton_operator.settings import OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
-from support.operators import condition, eventually, model, operator_settings, running, stripped
+from support.operators import KillAt, condition, eventually, model, operator_settings, running, stripped
 
 Json = dict[str, Any]
 
@@ -81,32 +81,6 @@ async def test_nothing_is_written_while_nothing_changes_nor_by_the_next_operator
         counted = second.telemetry.metrics.counter("baton_operator_reconciles_total", outcome="ok")
         await eventually(lambda: counted._value.get() >= 1)
         assert await quiet(cluster) == 0
-
-
-class Killed(BaseException):
-    """As a SIGKILL: nothing after it is done."""
-
-
-class KillAt:
-    """Ends the operator at its write number `number`, before the API server has seen it or after."""
-
-    def __init__(self, operator: Any, number: int, *, after: bool) -> None:
-        self._call, self._number, self._after = operator.api.call, number, after
-        self.writes = 0
-        self.died = asyncio.Event()
-        operator.api.call = self.call
-
-    async def call(self, method: str, path: str, **given: Any) -> Json:
-        if method not in WRITES:
-            return await self._call(method, path, **given)
-        self.writes += 1
-        if self.writes < self._number:
-            return await self._call(method, path, **given)
-        if self._after and self.writes == self._number:
-            await self._call(method, path, **given)
-        self.died.set()
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
 
 
 async def run_until(cluster: FakeCluster, number: int, after: bool, done: Callable[[], bool]) -> int:

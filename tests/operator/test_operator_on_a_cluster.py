@@ -150,3 +150,143 @@ async def test_a_pool_is_held_within_its_limits(cluster: Cluster, namespace: str
             return ready.get("reason") == "ScaleClamped" and raw["status"].get("readyReplicas") == 2
 
         await eventually(clamped)
+
+
+async def test_a_new_revision_moves_prefill_and_decode_together_and_always_serves(
+    cluster: Cluster, namespace: str
+) -> None:
+    """Watched by the Deployments' own numbers: never above size + surge, never fewer ready than size, a pair always."""
+    async with stage(cluster, namespace) as at:
+        await at.create(prefill={"replicas": 2}, decode={"replicas": 3})
+        old = (await at.until_settled())["status"]["revision"]
+        seen: list[dict[tuple[str, str], tuple[int, int]]] = []
+
+        async def look() -> dict[tuple[str, str], tuple[int, int]]:
+            items = (await at.api.list(f"/apis/apps/v1/namespaces/{namespace}/deployments")).items
+            labels = [(item["metadata"]["labels"], item) for item in items]
+            return {
+                (given["baton.dev/role"], given["baton.dev/revision"]): (
+                    item["spec"]["replicas"],
+                    item.get("status", {}).get("readyReplicas", 0),
+                )
+                for given, item in labels
+                if "baton.dev/role" in given
+            }
+
+        await at.change({"kv": {"blockTokens": 32}})
+
+        async def done() -> bool:
+            seen.append(await look())
+            return len(seen[-1]) == 2 and all(revision != old for _, revision in seen[-1])
+
+        await eventually(done, 60.0, "one revision left")
+        await at.until_settled()
+        for now in seen:
+            for role, size in (("prefill", 2), ("decode", 3)):
+                mine = [counts for (of, _), counts in now.items() if of == role]
+                assert sum(asked for asked, _ in mine) <= size + 1, now
+                assert sum(ready for _, ready in mine) >= size, now
+            revisions = {revision for _, revision in now}
+            ready = [[now.get((role, one), (0, 0))[1] for role in ("prefill", "decode")] for one in revisions]
+            assert any(all(pair) for pair in ready), now
+        made = await children(at.api, namespace, "m")
+        assert not [name for name in made if old in name]
+
+
+async def test_a_revision_that_never_gets_ready_leaves_the_old_one_serving(cluster: Cluster, namespace: str) -> None:
+    async with stage(cluster, namespace) as at:
+        await at.create()
+        old = (await at.until_settled())["status"]["revision"]
+        at.kubelets.verdict = lambda pod: pod["metadata"]["labels"].get("baton.dev/revision") in (None, old)
+        await at.change({"engine": {"image": "localhost/broken:1"}})
+
+        async def rolling() -> Json | None:
+            raw = await at.get()
+            return raw if condition(raw, "Progressing").get("reason") == "RollingOut" else None
+
+        raw = await eventually(rolling)
+        await asyncio.sleep(1.0)
+        raw = await at.get()
+        assert condition(raw, "Ready")["status"] == "True"
+        assert raw["status"]["plan"]["step"] == "rollout"
+        assert {(one["role"], one["ready"]) for one in raw["status"]["revisions"] if one["revision"] == old} == {
+            ("prefill", 1),
+            ("decode", 1),
+        }
+        await at.change({"engine": {"image": ""}})
+        raw = await at.until_settled()
+        assert raw["status"]["revision"] == old and len(raw["status"]["revisions"]) == 2
+
+
+async def test_nothing_is_written_while_nothing_changes(cluster: Cluster, namespace: str) -> None:
+    """By resource versions, which the API server alone moves; the second operator starts from nothing."""
+
+    async def versions(api: KubeApi) -> dict[str, str]:
+        found = {}
+        for plural in ("models", "pools"):
+            for item in (await api.list(f"/apis/baton.dev/v1alpha1/namespaces/{namespace}/{plural}")).items:
+                found[f"{plural}/{item['metadata']['name']}"] = item["metadata"]["resourceVersion"]
+        for item in (await api.list(f"/apis/apps/v1/namespaces/{namespace}/deployments")).items:
+            found[item["metadata"]["name"]] = item["metadata"]["resourceVersion"]
+        return found
+
+    def requests(operator: Operator) -> float:
+        text = operator.telemetry.exposition(0, ()).decode()
+        lines = [line for line in text.splitlines() if line.startswith("baton_operator_writes_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    limits = {
+        "resources": {"requests": {"cpu": "1000m", "memory": "1.5Gi"}, "limits": {"cpu": "2", "memory": "2048Mi"}}
+    }
+    async with stage(cluster, namespace, resync_s=1.0) as at:
+        await at.create(prefill=limits, decode=limits, engine={"env": {"A": ""}})
+        await at.until_settled()
+        await asyncio.sleep(0.5)
+        before, written = await versions(at.api), requests(at.operator)
+        print(f"writes for one Model: {written:g}")
+        assert written <= 1.5 * 19 + 4
+        await asyncio.sleep(2.5)
+        assert await versions(at.api) == before and requests(at.operator) == written
+    async with stage(cluster, namespace) as at:
+        await eventually(lambda: at.operator.observer.ready)
+        await asyncio.sleep(1.0)
+        assert await versions(at.api) == before and requests(at.operator) == 0
+
+
+@pytest.mark.parametrize("source", ["pvc://claim/m", "hf://org/name@v1", "oci://registry.example/m:1"])
+async def test_every_source_and_every_override_makes_pods_that_the_api_server_takes(
+    cluster: Cluster, namespace: str, source: str
+) -> None:
+    """In a namespace that enforces Pod Security restricted: the Pods exist, so admission has let them in."""
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    async with stage(cluster, namespace) as at:
+        await at.create(
+            source=source,
+            engine={"image": "localhost/mine:1", "env": {"A": "1"}},
+            decode={
+                "resources": {"requests": {"cpu": "500m"}, "limits": {"nvidia.com/gpu": 1, "memory": "1Gi"}},
+                "nodeSelector": {"gpu": "yes"},
+                "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+                "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+                "labels": {"team": "a"},
+                "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma"},
+            },
+        )
+        raw = await at.until_settled()
+        assert raw["status"]["decode"]["summary"] == "1/1"
+
+
+async def test_an_affinity_that_is_none_is_said(cluster: Cluster, namespace: str) -> None:
+    """The one part of the spec that only the API server itself can judge."""
+    async with stage(cluster, namespace) as at:
+        await at.create(decode={"affinity": {"nodeAffinity": {"wrong": 1}}})
+
+        async def stalled() -> Json | None:
+            raw = await at.get()
+            return raw if condition(raw, "Stalled").get("status") == "True" else None
+
+        raw = await eventually(stalled)
+        assert condition(raw, "Ready")["reason"] == "RefusedByApiServer"
+        assert "affinity" in condition(raw, "Ready")["message"]
+        await at.change({"decode": {"affinity": None}})
+        await at.until_settled()

@@ -129,3 +129,26 @@ def stripped(item: Json) -> Json:
 def condition(raw: Json, kind: str) -> Json:
     conditions = (raw.get("status") or {}).get("conditions") or []
     return next((item for item in conditions if item["type"] == kind), {})
+
+
+class KillAt:
+    """From its write number `number` on the operator does nothing more, as if killed then: before the API server has
+    seen that write, or after it. Then `died` is set, and the test cancels it."""
+
+    def __init__(self, operator: Operator, number: int, *, after: bool) -> None:
+        self._call, self._number, self._after = operator.api.call, number, after
+        self.writes = 0
+        self.died = asyncio.Event()
+        operator.api.call = self.call  # type: ignore[method-assign]
+
+    async def call(self, method: str, path: str, **given: Any) -> Json:
+        if method == "GET":
+            return await self._call(method, path, **given)
+        self.writes += 1
+        if self.writes < self._number:
+            return await self._call(method, path, **given)
+        if self._after and self.writes == self._number:
+            await self._call(method, path, **given)
+        self.died.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody wakes it")

@@ -1,0 +1,305 @@
+"""What is said of a Model in which situation: one row per reason, and the plan that belongs to it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from baton_api import kubernetes as names
+from baton_api.crd import API_VERSION, KIND, parse_model
+from baton_api.crd_status import Reason
+from baton_api.worker import Role
+from baton_operator import kinds
+from baton_operator.desired import desired
+from baton_operator.events import events_of
+from baton_operator.objects import MODEL_REPLICAS, Owner
+from baton_operator.plan import Plan, plan
+from baton_operator.settings import OperatorSettings
+from baton_operator.snapshot import PodState, Snapshot, pod_state
+from baton_operator.status import View, model_status, pool_status, stalled_status
+
+Json = dict[str, Any]
+SETTINGS = OperatorSettings(prefill_image="p:1", decode_image="d:1", gateway_image="g:1")
+NOW = "2026-11-25T10:00:00Z"
+OWNER = Owner("m", "ns", "u1")
+
+
+def raw_model(status: Json | None = None, **spec: Any) -> Json:
+    metadata = {"name": "m", "namespace": "ns", "uid": "u1", "generation": 3}
+    whole = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": {"source": "x", **spec}}
+    return whole | ({"status": status} if status else {})
+
+
+class Scene:
+    """A Model with everything made and ready; tests then take something away."""
+
+    def __init__(self, status: Json | None = None, **spec: Any) -> None:
+        self.raw = raw_model(status, **spec)
+        self.model = parse_model(self.raw)
+        self.wanted = desired(self.model, OWNER, SETTINGS, frozenset())
+        self.children: dict[tuple[str, str], Json] = {}
+        self.pods: list[PodState] = []
+        self.refused: tuple[str, ...] = ()
+        for _ in range(3):
+            self.carry_out()
+        for name in self.deployments():
+            self.report(name, ready=10)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.raw, self.children, tuple(self.pods))
+
+    def plan(self) -> Plan:
+        return plan(self.model, OWNER, self.wanted, self.snapshot())
+
+    def carry_out(self) -> None:
+        for action in self.plan().actions:
+            assert action.verb in ("apply", "create", "secret")
+            body = copy.deepcopy(action.body)
+            item = body if action.verb != "secret" else {"kind": "Secret", "metadata": {**body, "name": action.name}}
+            item["metadata"]["uid"] = f"uid-{action.name}"
+            self.children[action.kind.kind, action.name] = item
+
+    def deployments(self) -> list[str]:
+        return [name for kind, name in self.children if kind == kinds.DEPLOYMENT.kind]
+
+    def report(self, name: str, ready: int) -> None:
+        item = self.children[kinds.DEPLOYMENT.kind, name]
+        asked = item["spec"]["replicas"]
+        item["status"] = {"replicas": asked, "readyReplicas": min(ready, asked)}
+
+    def worker(self, role: str) -> str:
+        return names.worker_name("m", Role(role), self.wanted.revision)
+
+    def view(self) -> View:
+        return View(self.model, self.snapshot(), self.wanted.revision, self.plan(), self.refused)
+
+    def status(self) -> Json:
+        return model_status(self.view(), NOW)
+
+
+def conditions(status: Json) -> dict[str, tuple[str, str]]:
+    return {item["type"]: (item["status"], item["reason"]) for item in status["conditions"]}
+
+
+def pod(role: str, trouble: str, component: str = "") -> PodState:
+    return PodState(f"m-{role or component}-1", component or role, role, "", False, False, trouble, "says so")
+
+
+def test_everything_ready() -> None:
+    scene = Scene()
+    assert scene.plan().actions == ()
+    status = scene.status()
+    assert conditions(status) == {
+        "Ready": ("True", "Serving"),
+        "Progressing": ("False", "Settled"),
+        "Degraded": ("False", "AsWanted"),
+    }
+    assert status["plan"]["step"] == "steady" and status["endpoint"] == "http://m-gateway.ns.svc"
+
+
+def test_nothing_made_yet() -> None:
+    scene = Scene()
+    scene.children.clear()
+    status = scene.status()
+    assert conditions(status)["Ready"] == ("False", "Creating")
+    assert conditions(status)["Reconciling"][0] == "True"
+
+
+TROUBLES = [
+    ("decode", "Unschedulable", "WorkersUnschedulable"),
+    ("decode", "ImagePullBackOff", "ImageUnavailable"),
+    ("decode", "CrashLoopBackOff", "WorkersCrashing"),
+    ("prefill", "CreateContainerConfigError", "WorkersCrashing"),
+    ("decode", "", "StartingWorkers"),
+    ("prefill", "", "StartingWorkers"),
+]
+
+
+@pytest.mark.parametrize(("role", "trouble", "reason"), TROUBLES)
+def test_no_worker_of_a_role_is_ready(role: str, trouble: str, reason: str) -> None:
+    scene = Scene()
+    scene.report(scene.worker(role), ready=0)
+    scene.pods = [pod(role, trouble)]
+    status = scene.status()
+    assert conditions(status)["Ready"] == ("False", reason)
+    message = next(item["message"] for item in status["conditions"] if item["type"] == "Ready")
+    assert "kubectl describe pods -n ns" in message and role in message
+    assert conditions(status)["Degraded"][0] == ("True" if trouble else "False")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [("", "StartingGateway"), ("ErrImagePull", "ImageUnavailable"), ("CrashLoopBackOff", "GatewayCrashing")],
+)
+def test_no_gateway_is_ready(trouble: str, reason: str) -> None:
+    scene = Scene()
+    scene.report("m-gateway", ready=0)
+    scene.pods = [pod("", trouble, "gateway")]
+    assert conditions(scene.status())["Ready"] == ("False", reason)
+
+
+def test_mode_auto_that_has_served_goes_on_without_prefill_and_says_so() -> None:
+    scene = Scene(Scene().status())
+    scene.report(scene.worker("prefill"), ready=0)
+    found = conditions(scene.status())
+    assert found["Ready"] == ("True", "Serving") and found["Degraded"] == ("True", "FewerWorkers")
+
+
+@pytest.mark.parametrize(
+    ("mode", "role", "reason"),
+    [("auto", "decode", "NoDecodeWorkers"), ("disaggregated", "prefill", "NoPrefillWorkers")],
+)
+def test_a_pool_scaled_to_nothing(mode: str, role: str, reason: str) -> None:
+    scene = Scene(mode=mode)
+    scene.children[kinds.POOL.kind, f"m-{role}"]["spec"]["replicas"] = 0
+    status = scene.status()
+    assert conditions(status)["Ready"] == ("False", reason)
+    message = next(item["message"] for item in status["conditions"] if item["type"] == "Ready")
+    assert f"kubectl scale -n ns pool m-{role} --replicas=1" in message
+
+
+def test_refused_by_the_api_server() -> None:
+    scene = Scene()
+    scene.refused = ("Service m-gateway: no",)
+    found = conditions(scene.status())
+    assert found["Ready"] == ("False", "RefusedByApiServer")
+    assert found["Stalled"][0] == "True" and "Reconciling" not in found
+
+
+def test_a_rollout_and_its_end() -> None:
+    scene = Scene()
+    for role in ("prefill", "decode"):
+        old = copy.deepcopy(scene.children[kinds.DEPLOYMENT.kind, scene.worker(role)])
+        old["metadata"] |= {"name": f"m-{role}-old", "uid": f"old-{role}"}
+        old["metadata"]["labels"][names.REVISION_LABEL] = "old"
+        scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"] = old
+    status = scene.status()
+    assert conditions(status)["Progressing"] == ("True", "RollingOut") and status["plan"]["step"] == "rollout"
+    assert [action.verb for action in scene.plan().actions] == ["merge", "merge"]
+    for role in ("prefill", "decode"):
+        scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"]["spec"]["replicas"] = 0
+        scene.report(f"m-{role}-old", ready=0)
+    scene.pods = [PodState("p", "decode", "decode", "old", True, True)]
+    assert conditions(scene.status())["Progressing"] == ("True", "RollingOut")
+    assert [action.name for action in scene.plan().actions] == ["m-prefill-old"]
+    scene.pods = []
+    assert {action.verb for action in scene.plan().actions} == {"delete"}
+
+
+def test_leftovers_are_cleaned_up_and_strangers_are_not() -> None:
+    scene = Scene()
+    mine = {"kind": "ConfigMap", "metadata": {"name": "m-x", "uid": "1", "ownerReferences": [{"uid": "u1"}]}}
+    other = {"kind": "ConfigMap", "metadata": {"name": "m-y", "uid": "2"}}
+    scene.children[kinds.CONFIG_MAP.kind, "m-x"], scene.children[kinds.CONFIG_MAP.kind, "m-y"] = mine, other
+    assert [(action.verb, action.name, action.uid) for action in scene.plan().actions] == [("delete", "m-x", "1")]
+    assert conditions(scene.status())["Progressing"] == ("True", "CleaningUp")
+
+
+def test_a_pool_says_how_it_is() -> None:
+    scene = Scene(decode={"replicas": 2, "maxReplicas": 2})
+    pool = scene.children[kinds.POOL.kind, "m-decode"]
+    status = pool_status(scene.view(), Role.DECODE, pool, NOW)
+    assert (status["replicas"], status["readyReplicas"], status["updatedReplicas"]) == (2, 2, 2)
+    assert conditions(status) == {"Ready": ("True", "AsWanted")}
+    assert "baton.dev/role=decode" in status["selector"]
+    pool["spec"]["replicas"] = 9
+    assert conditions(pool_status(scene.view(), Role.DECODE, pool, NOW)) == {"Ready": ("True", "ScaleClamped")}
+    pool["spec"]["replicas"] = 1
+    found = conditions(pool_status(scene.view(), Role.DECODE, pool, NOW))
+    assert found["Ready"] == ("False", "Scaling") and found["Reconciling"][0] == "True"
+
+
+def test_the_models_own_number_wins_when_it_changes_and_only_then() -> None:
+    scene = Scene()
+    pool = scene.children[kinds.POOL.kind, "m-decode"]
+    pool["spec"]["replicas"] = 3
+    assert scene.plan().sizes[Role.DECODE] == 3
+    pool["metadata"]["annotations"][MODEL_REPLICAS] = "7"
+    planned = scene.plan()
+    assert planned.sizes[Role.DECODE] == 1
+    merged = next(action for action in planned.actions if action.kind is kinds.POOL)
+    assert merged.verb == "merge" and merged.body["spec"]["replicas"] == 1
+
+
+def test_limits_that_the_model_no_longer_gives_are_taken_from_the_pool() -> None:
+    scene = Scene()
+    scene.children[kinds.POOL.kind, "m-decode"]["spec"]["maxReplicas"] = 4
+    scene.children[kinds.POOL.kind, "m-decode"]["metadata"]["annotations"]["baton.dev/applied"] = "older"
+    (action,) = scene.plan().actions
+    assert action.body["spec"]["maxReplicas"] is None and "replicas" not in action.body["spec"]
+
+
+def test_secrets_of_a_model_of_this_name_that_is_gone_are_taken_over() -> None:
+    scene = Scene()
+    scene.children[kinds.SECRET.kind, "m-secret"]["metadata"]["ownerReferences"] = [{"uid": "older"}]
+    (action,) = scene.plan().actions
+    assert (action.verb, action.body["metadata"]["ownerReferences"][0]["uid"]) == ("merge", "u1")
+
+
+def test_times_change_only_with_the_status() -> None:
+    before = Scene().status()
+    for item in before["conditions"]:
+        item["lastTransitionTime"] = "2020-01-01T00:00:00Z"
+    scene = Scene(before)
+    assert {item["lastTransitionTime"] for item in scene.status()["conditions"]} == {"2020-01-01T00:00:00Z"}
+    scene.report("m-gateway", ready=0)
+    times = {item["type"]: item["lastTransitionTime"] for item in scene.status()["conditions"]}
+    assert times["Ready"] == NOW and times["Degraded"] == "2020-01-01T00:00:00Z"
+
+
+def test_a_stalled_model_keeps_what_is_known_of_it() -> None:
+    before = Scene().status()
+    status = stalled_status(raw_model(before), Reason.NOT_SUPPORTED, "because", NOW)
+    assert conditions(status) == {"Ready": ("False", "NotSupported"), "Stalled": ("True", "NotSupported")}
+    assert status["endpoint"] == before["endpoint"] and status["plan"] == {"step": "blocked", "reason": "because"}
+    assert status["decode"]["summary"] == "1/1" and status["observedGeneration"] == 3
+
+
+def test_an_event_is_told_once_for_what_is_new() -> None:
+    status = Scene().status()
+    (event,) = events_of(raw_model(), status, NOW)
+    assert (event["type"], event["reason"]) == ("Normal", "Serving") and event["involvedObject"]["uid"] == "u1"
+    assert events_of(raw_model(status), status, NOW) == []
+    stalled = stalled_status(raw_model(status), Reason.NOT_SUPPORTED, "because", NOW)
+    assert [event["type"] for event in events_of(raw_model(status), stalled, NOW)] == ["Warning"]
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble", "words"),
+    [
+        ({}, "", ""),
+        ({"containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, "", ""),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        "name": "c",
+                        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                        "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+                    }
+                ]
+            },
+            "CrashLoopBackOff",
+            "OOMKilled (137)",
+        ),
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "no nvidia.com/gpu",
+                    }
+                ]
+            },
+            "Unschedulable",
+            "no nvidia.com/gpu",
+        ),
+    ],
+)
+def test_what_keeps_a_pod_from_being_ready_is_read_off_it(status: Json, trouble: str, words: str) -> None:
+    state = pod_state({"metadata": {"name": "p", "labels": {}}, "status": status})
+    assert state.trouble == trouble and words in state.message and not state.ready
