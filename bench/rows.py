@@ -79,11 +79,13 @@ def _short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def write(name: str, rows: Sequence[Row]) -> Path:
-    """bench/results/NAME.json."""
+def write(name: str, rows: Sequence[Row], *, keep_other_cases: bool = False) -> Path:
+    """bench/results/NAME.json. `keep_other_cases`: rows of cases that this run did not have stay."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    cases = {row.case for row in rows}
+    kept = [row for row in json.loads(path.read_text()) if row["case"] not in cases] if keep_other_cases else []
+    path.write_text(json.dumps([*kept, *(asdict(row) for row in rows)], indent=1) + "\n")
     return path
 
 

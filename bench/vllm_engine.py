@@ -1,4 +1,7 @@
-"""Runs in .venv-bench-engine: vLLM's offline engine, JSON lines in, one answer a line. `vllm_engine.py MODEL`."""
+"""Runs in .venv-bench-engine: vLLM's offline engine, JSON lines in, one answer a line.
+
+`vllm_engine.py MODEL DTYPE eager|compiled`.
+"""
 
 import json
 import os
@@ -6,14 +9,15 @@ import sys
 import time
 
 
-def main(folder):
+def main(folder, dtype, mode):
     out = os.fdopen(os.dup(1), "w")  # vLLM prints to stdout as well
     os.dup2(2, 1)
     from vllm import LLM, SamplingParams
 
     engine = LLM(
-        model=folder, skip_tokenizer_init=True, dtype="float32", enforce_eager=True, max_model_len=4096, block_size=32,
-        max_num_batched_tokens=2048, max_num_seqs=64, enable_prefix_caching=False, disable_log_stats=True,
+        model=folder, skip_tokenizer_init=True, dtype=dtype, enforce_eager=mode == "eager", max_model_len=4096,
+        block_size=32, max_num_batched_tokens=2048, max_num_seqs=64, enable_prefix_caching=False,
+        disable_log_stats=True,
     )  # fmt: skip
     print(json.dumps({"ready": True}), file=out, flush=True)
     for line in sys.stdin:
@@ -29,4 +33,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .crd_workers import MAX_REPLICAS, PoolSpec
 from .settings import setting
 
-TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp")
+TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma")
 MAX_SAFE_INT = 2**53
 """What JSON of any language keeps whole."""
 

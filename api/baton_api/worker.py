@@ -31,7 +31,7 @@ class WorkerInfo:
     """`epoch` is one incarnation of the process (random hex): a restart is a new epoch.
 
     `control_address` is the gRPC "host:port" for control and KV transfer; `fingerprint` is the KvLayout's;
-    `kv_transport` is what was negotiated ("ucx/tcp", "ucx/shm", "tcp", "inproc").
+    `kv_transport` is what was negotiated ("ucx/tcp", "ucx/shm", "tcp", "cma", "inproc").
     """
 
     worker_id: str

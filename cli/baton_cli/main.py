@@ -27,7 +27,7 @@ from .view import View, complain, plain_console
 
 app = cyclopts.App(name="baton", help="Disaggregated LLM serving: prefill and decode in separate pools.")
 Output = Literal["table", "json"]
-Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp"]
+Transport = Literal["ucx", "ucx/tcp", "ucx/shm", "tcp", "cma"]
 Context = Annotated[str | None, Parameter(help="context of the kubeconfig; default: its current one")]
 Namespace = Annotated[
     str | None, Parameter(name=["--namespace", "-n"], help="namespace on the cluster; default: the context's")

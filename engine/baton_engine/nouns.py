@@ -79,13 +79,16 @@ class PrefillDone:
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """New tokens of one choice. `finish` is set with the choice's last tokens. The first one of a request carries
-    `cached_tokens` (prompt tokens not computed here) and `computed_tokens` (prompt tokens computed here)."""
+    `cached_tokens` (prompt tokens not computed here), `computed_tokens` (prompt tokens computed here), `queue_s` (from
+    submit() until blocks were there) and, when the prompt was computed here, `compute_s` (how long that took)."""
 
     choice: int
     tokens: tuple[SampledToken, ...]
     finish: FinishReason | None = None
     cached_tokens: int | None = None
     computed_tokens: int | None = None
+    queue_s: float | None = None
+    compute_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

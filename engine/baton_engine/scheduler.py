@@ -142,6 +142,9 @@ class Scheduler:
         if not (draft.preempted and draft.work):
             self._admit(draft, now_s)
         self.counters.steps += bool(draft.work)
+        for work in draft.work:
+            if work.sequence.job.computing_s is None:
+                work.sequence.job.computing_s = now_s
         return Step(tuple(draft.work))
 
     def commit(self, step: Step, results: Seq[Seq[SampledToken]], now_s: float) -> None:
@@ -158,6 +161,7 @@ class Scheduler:
                     self._prefilled(sequence, drawn, now_s)
             elif drawn and not job.forked:
                 self.counters.prompt_tokens_computed += job.prompt_tokens - job.cached_tokens
+                job.compute_s = now_s - (job.computing_s or 0.0)
                 self._fork(sequence, drawn)
             elif drawn:
                 self._append(sequence, drawn[0])
@@ -298,7 +302,8 @@ class Scheduler:
         else:
             job.reported = True
             computed = job.prompt_tokens - job.cached_tokens
-            self._table.emit(job, Sampled(choice, (token,), finish, job.cached_tokens, computed))
+            told = Sampled(choice, (token,), finish, job.cached_tokens, computed, job.queue_s, job.compute_s)
+            self._table.emit(job, told)
 
     def _over(self, sequence: Sequence) -> None:
         self._table.drop(sequence)

@@ -29,7 +29,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request and what is known about it so far. Times in seconds."""
+    """A request and what is known about it so far. Times in seconds.
+
+    `started_s`: admitted, with blocks for the prompt. `computing_s`: its first step here. `compute_s`: what computing
+    the prompt here took; None before, and for a prompt whose KV came from another worker."""
 
     request: GenerateRequest
     arrival: int
@@ -38,6 +41,8 @@ class Job:
     sequences: dict[int, Sequence] = field(default_factory=dict)
     forked: bool = False
     started_s: float | None = None
+    computing_s: float | None = None
+    compute_s: float | None = None
     cached_tokens: int = 0
     chunks: int = 0
     reported: bool = False
@@ -46,6 +51,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.request.token_ids)
+
+    @property
+    def queue_s(self) -> float | None:
+        """From submit() to admission; None before."""
+        return None if self.started_s is None else self.started_s - self.submitted_s
 
     def emitted(self, choice: int) -> tuple[int, ...] | None:
         """What a resumed choice has already, () when it begins here, None when it is over."""

@@ -49,7 +49,7 @@ class ModelWeights:
     """`lm_head` is `embedding` itself when they are tied."""
 
     embedding: Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: list[LayerWeights]
     final_norm: Tensor
     lm_head: Tensor
 
@@ -135,7 +135,7 @@ def _allocate(config: ModelConfig, make: _Allocator) -> ModelWeights:
     embedding = make.table("model.embed_tokens.weight", config.vocab_size, hidden)
     return ModelWeights(
         embedding=embedding,
-        layers=tuple(_allocate_layer(config, make, f"model.layers.{i}") for i in range(config.num_layers)),
+        layers=[_allocate_layer(config, make, f"model.layers.{i}") for i in range(config.num_layers)],
         final_norm=make.vector({"model.norm.weight": hidden}),
         lm_head=embedding if config.tied_embeddings else make.matrix({"lm_head.weight": config.vocab_size}, hidden),
     )

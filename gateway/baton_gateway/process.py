@@ -25,13 +25,13 @@ from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_engine.text.prompt import ModelReader
 from baton_wire.http_client import HttpClient
-from baton_wire.http_limits import ServerLimits
 from baton_wire.http_server import HttpServer, serve
 
 from .access import KeyRing
 from .admission import Admission, RetryBudget
 from .app import App
 from .board import Board
+from .bounds import ensure_descriptors, server_limits
 from .discovery import Discovery, FleetChanges
 from .index import PrefixIndex
 from .job import Parts
@@ -60,7 +60,10 @@ def run(argv: Sequence[str]) -> int:
         if settings.auth and not keys:
             keys = [f"sk-{secrets.token_urlsafe(24)}"]
             say(api_key=keys[0])
-        ring, reader = KeyRing(keys if settings.auth else ()), ModelReader.load(Path(settings.model_path))
+        ring, reader = (
+            KeyRing(keys if settings.auth else ()),
+            ModelReader.load(Path(settings.model_path), settings.text_cache_chars),
+        )
         if settings.processes > 1:
             return _run_many(settings, secret, ring, reader)
         return _run_one(Gateway.of(settings, secret, ring, reader), lambda port: say(ready=True, port=port))
@@ -197,18 +200,13 @@ class Gateway:
 
     async def start(self) -> int:
         """Listens; returns the port. Raises SettingError when the address cannot be had."""
-        limits = ServerLimits(
-            max_body_bytes=self.settings.max_body_bytes,
-            max_bodies_bytes=self.settings.max_bodies_bytes,
-            max_connections=self.settings.max_connections,
-            max_connections_per_address=self.settings.max_connections_per_address,
-        )
+        ensure_descriptors(self.settings)
         try:
             self.server = await serve(
                 self.app.handle,
                 self.settings.host,
                 self.settings.port,
-                limits=limits,
+                limits=server_limits(self.settings),
                 reuse_port=self.settings.reuse_port,
             )
         except OSError as error:

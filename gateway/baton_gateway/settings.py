@@ -54,6 +54,9 @@ class GatewaySettings:
     max_queued: int = setting(1024, "requests waiting for a slot", low=0)
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
+    text_cache_chars: int = setting(
+        16_000_000, "characters of texts whose tokens are remembered, about 3 bytes each; 0: none", low=0
+    )
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
     max_connections: int = setting(4096, "client connections open at once", low=1)
     max_connections_per_address: int = setting(
@@ -62,6 +65,13 @@ class GatewaySettings:
     parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
     max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies in memory, all together", low=1)
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
+    max_header_bytes: int = setting(32 * 1024, "request line and header section together", low=1)
+    max_headers: int = setting(100, "header fields of a request", low=1)
+    header_timeout_s: float = setting(10.0, "from the first byte of a head to its end", low=0.01)
+    body_grace_s: float = setting(10.0, "that a body may take besides its bytes over body_min_bytes_per_s", low=0.01)
+    body_min_bytes_per_s: float = setting(1024.0, "slower bodies get 408", low=0.01)
+    idle_timeout_s: float = setting(75.0, "an idle client connection is closed after so long", low=0.01)
+    write_stall_s: float = setting(60.0, "a client that takes nothing of its answer for so long is cut", low=0.01)
     max_answer_bytes: int = setting(64 * 1024 * 1024, "largest answer that is not streamed", low=1)
 
     heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)

@@ -20,8 +20,8 @@ Given = TypeVarTuple("Given")
 class Reader(Protocol):
     """What turns a request into token ids."""
 
-    def read(self, request: Asked) -> Sequence[int]:
-        """Raises BadRequest."""
+    def read(self, request: Asked, owner: bytes = b"") -> Sequence[int]:
+        """`owner`: what is remembered of this text helps nobody else. Raises BadRequest."""
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Raises BadRequest for an id that is none."""
@@ -60,7 +60,7 @@ class Tokeniser:
         return await running
 
     def _read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
-        token_ids = self._reader.read(request)
+        token_ids = self._reader.read(request, salt)
         if not token_ids:
             param = "messages" if isinstance(request, ChatRequest) else "prompt"
             raise BadRequest("the prompt has no tokens; it needs at least one", param=param)

@@ -2,7 +2,7 @@
 
     server.py  KvServer, SendLease   prefill side: leases, tickets, offers, sends
     client.py  KvClient              decode side: pull() one transfer's blocks into chosen blocks
-    transport.py, transports/        how bytes move beside the gRPC control stream: ucx, tcp, inproc
+    transport.py, transports/        how bytes move beside the gRPC control stream: ucx, tcp, cma, inproc
     session_send.py, session_pull.py the two state tables of one transfer (pure)
     copy_plan.py, checksums.py, leases.py, admission.py, pulse.py   the other decisions (pure)
 

@@ -54,7 +54,7 @@ class PrefillLeg:
             await generate(self._parts, job, exchange)
             return
         done = await self._prefill(job, job.hand_off)
-        self._parts.telemetry.prefilled(done.queue_s, done.compute_s)
+        self._parts.telemetry.started(done.queue_s, done.compute_s)
         exchange.respond(200, _answer(job, done))
 
     async def _prefill(self, job: Job, hand_off: HandOff) -> PrefillDone:

@@ -11,9 +11,9 @@ from collections import Counter
 
 from support.stack import Stack
 
+from .cases import cases_of
 from .client import Crowd, references
 from .story import Figure, Load
-from .theatre import cases_of
 
 LOAD = Load(streams=50, prompt_tokens=(20, 100), max_tokens=(8, 48))
 

@@ -6,10 +6,10 @@ import time
 
 from support.stack import Stack
 
+from .cases import cases_of
 from .client import Crowd, references
 from .figures import quantile
 from .story import Figure, Load
-from .theatre import cases_of
 
 ONCE = 12
 LOAD = Load(ONCE, prompt_tokens=(40, 200), max_tokens=(100, 200), whole_share=0.0)

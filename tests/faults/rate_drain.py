@@ -18,9 +18,9 @@ from pathlib import Path
 from support.processes import Child
 from support.stack import Stack
 
+from .cases import cases_of
 from .client import ask, body_of, now_s, references
 from .story import Case, Figure, Load, Seen
-from .theatre import cases_of
 
 RATE_PER_S = 150
 FOR_S = 7.0

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from support.stack import Stack
 
+from .cases import cases_of
 from .client import Crowd, body_of, head_and
 from .figures import quantile
 from .story import Case, Figure, Load
-from .theatre import cases_of
 
 SLOW = 40
 ANSWER_TOKENS = 1200
@@ -51,12 +51,8 @@ def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
             assert all(seen.ending == "complete" for seen in crowd.seen)
     usual, beside = quantile(itl_ms[False], 0.5), quantile(itl_ms[True], 0.5)
     return [
-        Figure(
-            "28", "gateway's memory for each slow stream", "KiB", max(grown["gateway"]), KIB_PER_STREAM, times=times
-        ),
-        Figure(
-            "28", "decode's memory for each slow stream", "KiB", max(grown["decode-0"]), KIB_PER_STREAM, times=times
-        ),
+        Figure("28", "gateway's memory for each slow stream", "KiB", grown["gateway"][-1], KIB_PER_STREAM, times=times),
+        Figure("28", "decode's memory for each slow stream", "KiB", grown["decode-0"][-1], KIB_PER_STREAM, times=times),
         Figure("28", "others' time between tokens beside fast readers", "ms", usual, times=times),
         Figure("28", "others' time between tokens beside slow readers", "ms", beside, times=times),
         Figure("28", "of that beside fast readers", "ratio", beside / usual, 1.05, times=times),

@@ -6,21 +6,20 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from support.faulty_worker import VARIABLE
 from support.network import Network
-from support.processes import Child, Launch
+from support.processes import Child
 from support.stack import Stack
 
-from . import ucx_faults
+from .cases import cases_of, harder
 from .checker import check
 from .client import Crowd, references
+from .launches import launches_of, network_of
 from .story import (
     Break,
     Case,
@@ -31,7 +30,6 @@ from .story import (
     Held,
     Hold,
     Kill,
-    Load,
     Restart,
     Round,
     Seen,
@@ -45,46 +43,13 @@ QUIET_S = 20.0
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
 
 
-def harder(cases: Sequence[Case], answers: Sequence[Seen]) -> list[Case]:
-    """Each case once more with what makes resuming hard: log probabilities, several choices, and a stop string that
-    its answer does contain."""
-    kinds: tuple[Callable[[str], dict[str, Any]], ...] = (
-        lambda text: {"logprobs": 2},
-        lambda text: {"n": 2, "temperature": 0.9, "seed": len(text), "presence_penalty": 0.4},
-        lambda text: {"stop": [text[2 * len(text) // 3 :][:6]]},
-        lambda text: {
-            "n": 3,
-            "temperature": 0.7,
-            "seed": 5,
-            "logprobs": 1,
-            "stop": [text[len(text) // 2 :][:3]],
-        },
-    )
-    return [
-        replace(case, extras=kinds[number % len(kinds)](answer.said[0].text))
-        for number, (case, answer) in enumerate(zip(cases, answers, strict=True))
-    ]
-
-
-def cases_of(load: Load, seed: int, vocab: int = 640) -> list[Case]:
-    """Known requests, some greedy, some seeded; special tokens are left out."""
-    rng = random.Random(seed)
-
-    def one() -> Case:
-        prompt = tuple(rng.randrange(3, vocab) for _ in range(rng.randint(*load.prompt_tokens)))
-        sampled = rng.randrange(1 << 31) if rng.random() < load.seeded_share else None
-        return Case(prompt, rng.randint(*load.max_tokens), sampled)
-
-    return [one() for _ in range(load.cases)]
-
-
 @contextmanager
 def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
     """The fleet of a story, warmed up, with the references taken."""
     timeout = {"request_timeout_s": story.load.deadline_s - 2.0}
     changes = {"worker": dict(story.worker), "gateway": {**timeout, **story.gateway}}
     directory.mkdir(parents=True, exist_ok=True)
-    with _network(story) as network:
+    with network_of(story) as network:
         launches = launches_of(story, directory, network)
         fleet = {"prefill": story.prefill, "decode": story.decode, "launches": launches, "transport": story.transport}
         with Stack.up(model, directory, **fleet, **changes) as stack:
@@ -94,36 +59,6 @@ def theatre(story: Story, model: Path, directory: Path) -> Iterator[Theatre]:
                 cases = harder(cases, answers)
                 answers = references(stack.url, cases)
             yield Theatre(story, stack, cases, answers, network)
-
-
-def _network(story: Story) -> AbstractContextManager[Network | None]:
-    return Network.of([*names(story), "gateway"]) if story.network else nullcontext()
-
-
-def names(story: Story) -> list[str]:
-    roles = (("prefill", story.prefill), ("decode", story.decode))
-    return [f"{role}-{number}" for role, count in roles for number in range(count)]
-
-
-def launches_of(story: Story, directory: Path, network: Network | None) -> dict[str, Launch]:
-    """For the processes of a story that are not started as in production."""
-    if story.breakable:
-        return {name: breakable(directory / f"{name}.fault") for name in names(story) if name.startswith("decode")}
-    if story.shimmed:
-        library = ucx_faults.build(directory)
-        return {name: ucx_faults.launch(library, directory, seed) for seed, name in enumerate(names(story))}
-    if network is None:
-        return {}
-    launches = {name: network.launch(name) for name in [*names(story), "gateway"]}
-    if story.wire:
-        address, _ = network.wire("prefill-0", "decode-0", directory / "wire.log", *story.wire)
-        settings = {"host": "0.0.0.0", "advertise_host": address}
-        launches["prefill-0"] = replace(launches["prefill-0"], settings=settings)
-    return launches
-
-
-def breakable(fault: Path) -> Launch:
-    return Launch("support.faulty_worker", {VARIABLE: str(fault)})
 
 
 class Theatre:

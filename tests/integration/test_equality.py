@@ -24,7 +24,7 @@ from support.tiny_models import LLAMA3_ROPE, TinyModel, make_model, oracle
 
 DEVICE = os.environ.get("BATON_TEST_DEVICE", "cpu")
 DTYPE = os.environ.get("BATON_TEST_DTYPE", "float32")
-TRANSPORTS = ("ucx/tcp", "ucx/shm", "tcp", "inproc")
+TRANSPORTS = ("ucx/tcp", "ucx/shm", "tcp", "cma", "inproc")
 CONTEXT = 4096
 MODELS = {
     "llama": TinyModel("llama", max_position=CONTEXT),

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from baton_api.errors import SettingError
+from baton_gateway.bounds import ensure_descriptors, server_limits
+from baton_gateway.settings import GatewaySettings
+from baton_wire.http_limits import ServerLimits
 from support.gateways import API_KEY, LONG, chat_body, stage
 
 
@@ -49,3 +57,31 @@ async def test_one_address_may_hold_so_many_connections(tmp_path: Path) -> None:
         writer.close()
         assert 'baton_gateway_unread_total{reason="too_many_connections_of_address"} 1.0' in told
         assert "baton_gateway_connections 2.0" in told and "baton_gateway_tasks " in told
+
+
+def test_every_limit_of_the_server_that_is_a_setting_reaches_it_with_the_servers_own_default() -> None:
+    defaults = GatewaySettings(fleet_file="fleet.json", model_path="model")
+    kept = server_limits(defaults)
+    assert kept == replace(ServerLimits(), max_connections_per_address=1024)
+    changed = server_limits(replace(defaults, max_headers=7, header_timeout_s=0.5, idle_timeout_s=3.0))
+    assert (changed.max_headers, changed.header_timeout_s, changed.idle_timeout_s) == (7, 0.5, 3.0)
+
+
+async def test_a_head_that_dribbles_is_cut_off_as_the_setting_says(tmp_path: Path) -> None:
+    async with stage(tmp_path, header_timeout_s=0.1) as s:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(s.url.rsplit(":", 1)[1]))
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408 ") and b'"code":"client_too_slow"' in answer
+
+
+def test_more_connections_than_file_descriptors_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    settings = GatewaySettings(fleet_file="fleet.json", model_path="model", max_connections=4096)
+    with pytest.raises(SettingError, match="needs 4608 file descriptors; the limit is 4096; use 3584 or less"):
+        ensure_descriptors(settings)
+    ensure_descriptors(replace(settings, max_connections=2000))
+    assert asked == [(2512, 4096)]

@@ -116,7 +116,7 @@ async def test_one_scrape_has_the_sum_and_a_killed_process_comes_back_with_its_c
 async def test_what_one_process_has_in_flight_the_other_sees(tmp_path: Path) -> None:
     async with two_processes(tmp_path, min_remote_prefill_tokens=100_000) as pair:
         for worker in pair.workers:
-            worker.behave = answer(*"abcdefghij", delay_s=0.2)
+            worker.behave = answer(*"abcdefghij", delay_s=3.0)
         client = HttpClient()
         try:
             held = await pair.stream(client)
@@ -133,8 +133,7 @@ async def test_what_one_process_has_in_flight_the_other_sees(tmp_path: Path) -> 
                 other = f"{number} " * 50  # no prefix that the busy worker might hold
                 assert (await pair.chat(other)).status == 200
             assert len(busy.legs) == seen, "nobody chose the worker that the other process keeps busy"
-            async for _ in held:
-                pass
+            held.close()
         finally:
             await client.close()
 

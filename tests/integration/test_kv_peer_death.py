@@ -26,7 +26,7 @@ needs_ucx = pytest.mark.skipif(
     importlib.util.find_spec("ucxx") is None, reason="ucxx IS NOT INSTALLED: the ucx transports were NOT tested"
 )
 between_processes = pytest.mark.parametrize(
-    "transport", ["tcp", pytest.param("ucx/tcp", marks=needs_ucx), pytest.param("ucx/shm", marks=needs_ucx)]
+    "transport", ["tcp", "cma", pytest.param("ucx/tcp", marks=needs_ucx), pytest.param("ucx/shm", marks=needs_ucx)]
 )
 BLOCK_BYTES, BLOCKS = 512 << 10, 48
 ROOT = Path(__file__).resolve().parents[2]

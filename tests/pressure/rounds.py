@@ -69,9 +69,9 @@ async def _computed(stack: Stack, at_most_s: float = 40.0) -> float:
 
 
 async def long_queue(stack: Stack, count: int) -> list[Row]:
-    """So many requests at once, each on a connection of its own, with 4 kB prompts: every one is answered."""
+    """So many requests at once, each on a connection of its own, with 1.5 kB prompts: every one is answered."""
     server, gateway = address(stack), watched(stack)
-    prompt = " ".join(["baton relay prefill decode"] * 150)
+    prompt = " ".join(["baton relay prefill decode"] * 55)
     body = json.dumps({"model": "tiny", "prompt": prompt, "max_tokens": 1}).encode()
     before = gateway.rss_mib()
     gateway.forget_peak()

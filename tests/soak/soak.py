@@ -67,7 +67,8 @@ class Result:
 @contextmanager
 def fleet(plan: Plan, directory: Path) -> Iterator[Stack]:
     model = make_model(directory / "model", TinyModel("llama", max_position=2048))
-    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0}
+    # An index that is full once the fleet is warm: one that fills for hours looks like a leak.
+    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, "index_keys": 10_000}
     with Stack.up(model, directory / "run", prefill=2, decode=2, transport=plan.transport, gateway=limits) as stack:
         yield stack
 

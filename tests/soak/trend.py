@@ -18,11 +18,6 @@ class Trend:
     per_hour: float
     peak: float
 
-    @property
-    def after_an_hour(self) -> float:
-        """What the line comes to, an hour after its start, as a multiple of it."""
-        return (self.start + self.per_hour) / self.start
-
 
 def trend(points: Sequence[Point]) -> Trend:
     """Theil and Sen: the median of the slopes between all pairs. Raises ValueError for fewer than two moments."""

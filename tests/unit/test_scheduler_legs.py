@@ -182,6 +182,29 @@ def test_recompute_prefills_on_top_of_what_is_held(prompt_tokens: int, warm: boo
     bench.expect_whole()
 
 
+def test_the_first_token_of_every_leg_says_how_long_the_request_waited_and_computed_here() -> None:
+    """Bench's clock goes a second a step: what is submitted between two steps waits for one."""
+    prefill, decode = Bench(max_batched_tokens=8), Bench(max_batched_tokens=8)
+    decode.submit("aggregated", PROMPT)
+    decode.step()
+    decode.submit("recomputed", PROMPT[::-1], GREEDY, Leg.DECODE)
+    decode.drain()
+    decode.submit("landed", PROMPT[3:], GREEDY, Leg.DECODE)
+    prefill.submit("landed", PROMPT[3:], GREEDY, Leg.PREFILL)
+    prefill.drain()
+    decode.drain()
+    decode.now_s += 50.0  # the pull, or waiting for it, is neither
+    decode.scheduler.recompute("recomputed")
+    pull(prefill, "landed", decode, "landed")
+    decode.drain()
+    told = {name: first_sampled(decode, name) for name in ("aggregated", "recomputed", "landed")}
+    assert {name: (first.queue_s, first.compute_s) for name, first in told.items()} == {
+        "aggregated": (1.0, 1.0),
+        "recomputed": (1.0, 1.0),
+        "landed": (1.0, None),
+    }
+
+
 def test_prompts_computed_side_by_side_share_the_budget() -> None:
     bench = Bench(max_batched_tokens=4)
     for request_id in "de":

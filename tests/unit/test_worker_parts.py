@@ -104,6 +104,17 @@ def test_the_exposition_has_vllm_names_and_counters_grow_once() -> None:
     assert 'vllm:kv_cache_usage_perc{model_name="demo"} 0.5' in text
 
 
+def test_a_leg_that_computed_no_prompt_counts_as_queued_but_not_as_prefilled() -> None:
+    telemetry = Telemetry("demo")
+    telemetry.started(0.5, None)
+    telemetry.started(0.25, 2.0)
+    text = telemetry.metrics.text().decode()
+    assert 'vllm:request_queue_time_seconds_count{model_name="demo"} 2.0' in text
+    assert 'vllm:request_queue_time_seconds_sum{model_name="demo"} 0.75' in text
+    assert 'vllm:request_prefill_time_seconds_count{model_name="demo"} 1.0' in text
+    assert 'vllm:request_prefill_time_seconds_sum{model_name="demo"} 2.0' in text
+
+
 def test_metric_names_are_unique_and_colons_stay_in_the_vllm_set() -> None:
     names = [metric.name for metric in ALL]
     assert len(names) == len(set(names))

@@ -54,6 +54,7 @@ async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream
         now_s = time.monotonic()
         if tally.first_s is None:
             spans = tally.first(sampled, progress, now_s)
+            parts.telemetry.started(sampled.queue_s, sampled.compute_s)
             headers = [("server-timing", to_server_timing(spans)), ("x-request-id", job.request_id)]
             writer.head(headers, tally.cached_tokens)
         tally.next(parts, len(sampled.tokens), now_s)

@@ -15,7 +15,7 @@ ANY_ADDRESS = ("0.0.0.0", "::", "")
 class PoolSettings:
     """The KV pool and how its blocks move. `num_blocks` wins over `kv_bytes`."""
 
-    transport: str = setting("ucx", "KV transport", choices=("ucx", "ucx/tcp", "ucx/shm", "tcp", "inproc"))
+    transport: str = setting("ucx", "KV transport", choices=("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma", "inproc"))
     block_tokens: int = setting(16, "tokens per KV block", low=1, high=1024)
     num_blocks: int | None = setting(None, "KV blocks in the pool", low=1)
     kv_bytes: int = setting(256 * 2**20, "bytes of the KV pool", low=2**16)

@@ -64,9 +64,12 @@ class Telemetry:
     def request_ended(self, seconds: float) -> None:
         self.metrics.histogram("vllm:e2e_request_latency_seconds").observe(seconds)
 
-    def prefilled(self, queue_s: float, compute_s: float) -> None:
-        self.metrics.histogram("vllm:request_queue_time_seconds").observe(queue_s)
-        self.metrics.histogram("vllm:request_prefill_time_seconds").observe(compute_s)
+    def started(self, queue_s: float | None, compute_s: float | None) -> None:
+        """A leg's wait for blocks, and its prompt's computation if that was done here."""
+        if queue_s is not None:
+            self.metrics.histogram("vllm:request_queue_time_seconds").observe(queue_s)
+        if compute_s is not None:
+            self.metrics.histogram("vllm:request_prefill_time_seconds").observe(compute_s)
 
     # baton_kv.observer.KvObserver
 

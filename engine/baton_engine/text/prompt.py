@@ -22,21 +22,26 @@ class ModelReader:
     """Chat template and tokenizer of one model. `context` is its longest context in tokens, None if nobody says so:
     what is far beyond it is refused before it is tokenised, which is what costs most."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int | None = None, cache_chars: int = 0
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context
+        self._cache = tokenizer.piece_cache(cache_chars) if cache_chars else None
 
     @classmethod
-    def load(cls, folder: Path) -> ModelReader:
+    def load(cls, folder: Path, cache_chars: int = 0) -> ModelReader:
         """Raises SettingError."""
-        return cls(Tokenizer.load(folder), load_chat_template(folder), _context(folder))
+        return cls(Tokenizer.load(folder), load_chat_template(folder), _context(folder), cache_chars)
 
-    def read(self, request: ChatRequest | CompletionRequest) -> Sequence[int]:
+    def read(self, request: ChatRequest | CompletionRequest, owner: bytes = b"") -> Sequence[int]:
+        """`owner`: whose text it is; what is remembered of it helps nobody else. Raises BadRequest."""
         if isinstance(request, ChatRequest):
-            return self._chat(request)
+            return self._chat(request, owner)
         if isinstance(request.prompt, str):
-            return self._encoded(request.prompt, "prompt", special=True)
+            self._refuse_far_too_long(request.prompt, "prompt")
+            return self._tokenizer.encode(request.prompt, add_special_tokens=True)
         ids = request.prompt or ()
         if self._context is not None and len(ids) > self._context:
             raise self._too_long(f"{len(ids)}", "prompt")
@@ -50,21 +55,23 @@ class ModelReader:
             raise BadRequest(f"{param} holds token id {max(ids)}, which this model does not have", param=param)
         return ids
 
-    def _chat(self, request: ChatRequest) -> Sequence[int]:
+    def _chat(self, request: ChatRequest, owner: bytes) -> Sequence[int]:
         if self._template is None:
             raise BadRequest("this model has no chat template; use /v1/completions", param="messages")
         messages = [message.for_template() for message in request.messages]
         text = self._template.render(messages, variables=dict(request.template_kwargs))
-        return self._encoded(text, "messages", special=False)
+        self._refuse_far_too_long(text, "messages")
+        if self._cache is not None:
+            return self._cache.encode(text, owner)
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _encoded(self, text: str, param: str, *, special: bool) -> Sequence[int]:
+    def _refuse_far_too_long(self, text: str, param: str) -> None:
         """Raises ContextLengthExceeded."""
         context = self._context
         if context is not None and len(text) > _USUAL_CHARS_PER_TOKEN * context:
             count = self._tokenizer.at_least(text, context)
             if count > context:
                 raise self._too_long(f"more than {context}", param)
-        return self._tokenizer.encode(text, add_special_tokens=special)
 
     def _too_long(self, count: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(

@@ -19,6 +19,7 @@ from baton_api.sampling import SamplingParams
 
 from .detokenise import Detokeniser
 from .output import ChoiceOutput
+from .pieces import PieceCache, cuts_are_safe
 from .template import ChatTemplate, load_templates
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: a pool of threads would only idle
@@ -83,6 +84,12 @@ class Tokenizer:
             if count > enough:
                 break
         return count
+
+    def piece_cache(self, max_chars: int) -> PieceCache | None:
+        """Remembers pieces of rendered chats (no special tokens added); None for a tokenizer that cannot be cut."""
+        if not cuts_are_safe(self._backend.to_str()):
+            return None
+        return PieceCache(partial(self.encode, add_special_tokens=False), max_chars)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)

@@ -18,102 +18,29 @@ import contextlib
 import logging
 import os
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from baton_api.errors import PeerLost, SettingError
+from baton_api.errors import PeerLost
 from baton_kv.transport import TOKEN_BYTES, Expectation, Link
 
 from . import ucx_env
 from .interfaces import interface_of
 from .ucx_query import lane_transports
+from .ucx_worker import PAUSE_S, UcxWorker, Ucxx
 
 log = logging.getLogger("baton.kv")
 
 _GREETING = b"baton-kv"
 _TAKEN = 1  # byte with which the listening side takes the link
-_PAUSE_S = 0.001  # uvloop's timers know no less
 _STALL_S = 0.05  # without a completion for so long a thread stops spinning, for a while: the machine is crowded
 _TRUCE_S = 0.5
 _LINGER_S = 0.005
 _SPIN_BYTES = 256 << 10  # waking up and going to sleep costs as much as some 100 KiB
 _LOOK_AHEAD = 16
-_EPOLL_MS = 100  # only a safety net: no lost wake-up was seen at 1000
-_CLOSE_NS = 1_000_000_000
 _CLOSE_GRACE_S = 2.0
-
-
-class Ucxx:
-    """The parts of ucxx that are used. Imported when the first transport is made."""
-
-    def __init__(self) -> None:
-        for name, value in ucx_env.PROCESS_ENV.items():
-            os.environ.setdefault(name, value)
-        try:
-            import libucx
-
-            libucx.load_library()  # else ucxx takes whatever old libucp the system has
-            from ucxx._lib import libucxx
-            from ucxx._lib.arr import Array
-            from ucxx.types import Tag, TagMaskFull
-        except ImportError as error:
-            raise SettingError(
-                "kv.transport", "ucx", f"cannot be loaded ({error})", "install baton-serve[ucx] or use tcp"
-            ) from error
-        self.api, self.Array, self.Tag, self.full_mask = libucxx, Array, Tag, TagMaskFull
-
-
-class UcxWorker:
-    """A UCX worker with its progress thread, and whatever requests run on it."""
-
-    def __init__(self, ucxx: Ucxx, context: Any) -> None:
-        self.ucxx = ucxx
-        self.worker = ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
-        self.worker.start_progress_thread(polling_mode=False, epoll_timeout=_EPOLL_MS)
-        self.endpoints: list[Any] = []
-        self._unfinished: list[tuple[Any, bytearray]] = []
-        self._stopped = False
-        self._mode = threading.Lock()
-
-    async def stream(self, post: Callable[[Any], Any], data: bytearray) -> bytearray:
-        """One message of a handshake."""
-        request = post(self.ucxx.Array(data))
-        try:
-            while not request.completed:
-                await asyncio.sleep(_PAUSE_S)
-        except asyncio.CancelledError:
-            self._unfinished.append((request, data))  # UCX may write until the worker has stopped
-            raise
-        request.check_error()
-        return data
-
-    def close_endpoints(self) -> None:
-        """By force: their requests end with an error. Blocks for a moment; not for the event loop's thread."""
-        with self._mode:
-            for endpoint in self.endpoints:
-                endpoint.close_blocking(_CLOSE_NS, 1)
-                endpoint.remove_close_callback()
-
-    def spin(self, on: bool) -> None:
-        """Whether the progress thread takes a core for itself. Blocks for a moment; not for the event loop's thread."""
-        with self._mode:
-            if not self._stopped:
-                self.worker.stop_progress_thread()
-                self.worker.start_progress_thread(polling_mode=on, epoll_timeout=_EPOLL_MS)
-
-    def stop(self) -> None:
-        """Nothing is copied on this worker any more. Blocks for a moment; not for the event loop's thread."""
-        with self._mode:
-            if not self._stopped:
-                self._stopped = True
-                self.worker.stop_progress_thread()
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_endpoints)
-        await asyncio.to_thread(self.stop)
 
 
 class UcxLink:
@@ -173,7 +100,7 @@ class UcxLink:
             moved_at_s = began_s if found else moved_at_s
             look_at = _LOOK_AHEAD if found else len(self._pending)
             await self._pace(began_s - moved_at_s)
-            await asyncio.sleep(max(_PAUSE_S, time.perf_counter() - began_s))
+            await asyncio.sleep(max(PAUSE_S, time.perf_counter() - began_s))
         self._poller, self._large = None, False
 
     async def _pace(self, still_s: float) -> None:
