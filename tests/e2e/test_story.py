@@ -49,8 +49,9 @@ def test_a_model_is_installed_served_scaled_and_leaves_nothing(
     demo.kubectl("delete", "model", "demo", "--timeout=120s", timeout_s=150)
     eventually("nothing of the Model is left", lambda: not demo.left(), 120)
     release.uninstall()
-    left = eventually("only the CRDs are left", lambda: only_crds(objects(cluster) - before), 60)
-    print("left:", *sorted(left))
+    crds = {f"apiextensions.k8s.io/v1|CustomResourceDefinition//{name}.baton.dev" for name in ("models", "pools")}
+    eventually("only the CRDs are left", lambda: objects(cluster) - before == crds, 60)
+    print("left:", *sorted(objects(cluster) - before))
     cluster.kubectl("delete", "crd", "models.baton.dev", "pools.baton.dev", "--timeout=60s")
 
 
@@ -85,13 +86,3 @@ def all_three_answer(demo: Deployed) -> None:
 
 def generated(demo: Deployed, pod: str) -> float:
     return demo.metrics(pod).get('vllm:generation_tokens_total{model_name="demo"}', 0)
-
-
-def only_crds(left: set[str]) -> set[str]:
-    """`left` if it is the two CRDs and nothing else, else nothing."""
-    return (
-        left
-        if left
-        == {f"apiextensions.k8s.io/v1|CustomResourceDefinition//{name}.baton.dev" for name in ("models", "pools")}
-        else set()
-    )

@@ -8,9 +8,11 @@ import pytest
 
 from support.kube.cluster import Cluster
 from support.kube.foreign import ForeignCluster
+from support.kube.images import REPOSITORY
 from support.kube.release import Deployed, Release, eventually
 from support.kube.rights import granted, used
 
+OWN_KEY = "sk-made-by-the-user"
 OPERATOR_ROLES = ("clusterrole/baton-operator-baton-system", "--namespace=baton-system role/baton-operator-leader")
 
 
@@ -33,18 +35,15 @@ def test_operator_and_gateway_use_every_right_they_have(
 
 
 def the_rarer_things(demo: Deployed) -> None:
-    """A pool that goes and comes back; a Model that is deleted without what belongs to it, and made again."""
+    """A pool that goes; a Model whose API key its user has made before it."""
     demo.kubectl("patch", "model", "demo", "--type=merge", "-p", '{"spec": {"mode": "aggregated"}}')
-    eventually("the prefill pool is gone", lambda: "demo-prefill" not in demo.kubectl("get", "pools,pdb"), 120)
-    spec = demo.get("model", "demo")["spec"]
-    demo.kubectl("delete", "model", "demo", "--cascade=orphan")
-    again = {"apiVersion": "baton.dev/v1alpha1", "kind": "Model", "metadata": {"name": "demo"}, "spec": spec}
-    demo.kubectl("apply", "-f", "-", stdin=json.dumps(again))
-    uid = demo.get("model", "demo")["metadata"]["uid"]
-    eventually("the secrets are taken over", lambda: owner_of(demo, "secret", "demo-secret") == uid, 60)
+    kinds = "pools,poddisruptionbudgets,deployments,configmaps"
+    eventually("nothing of prefill is left", lambda: "demo-prefill" not in demo.kubectl("get", kinds), 120)
+    demo.kubectl("delete", "model", "demo", "--timeout=120s", timeout_s=150)
+    eventually("nothing of the Model is left", lambda: not demo.left(), 120)
+    demo.kubectl("create", "secret", "generic", "demo-api-key", f"--from-literal=api-key={OWN_KEY}")
+    demo.apply(REPOSITORY / "examples/01-smallest.yaml")
     demo.until_ready()
-
-
-def owner_of(demo: Deployed, kind: str, name: str) -> str | None:
-    owners = demo.get(kind, name)["metadata"].get("ownerReferences", [])
-    return owners[0]["uid"] if owners else None
+    assert demo.api_key == OWN_KEY
+    assert demo.ask("What is a KV ticket?")
+    demo.kubectl("delete", "secret", "demo-api-key")

@@ -21,8 +21,13 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 CHART = REPOSITORY / "charts/baton"
 ASK = Path(__file__).with_name("ask.py")
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
-UNTRACKED = ("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io", "componentstatuses")
-"""What comes and goes by itself."""
+UNTRACKED = (
+    *("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io", "componentstatuses"),
+    "apiservices.apiregistration.k8s.io",
+)
+"""What comes and goes by itself; the API server makes an APIService for every CRD's version."""
+OF_A_NAMESPACE = ("/kube-root-ca.crt", "/default")
+"""Names of what every namespace is given after a moment."""
 
 
 def eventually(what: str, holds: Callable[[], object], within_s: float = 60, every_s: float = 0.3) -> Any:
@@ -50,7 +55,8 @@ class Release:
         self._helm("install", str(CHART), *self.options, "--wait", "--timeout=180s")
 
     def test(self) -> str:
-        return self._helm("test", "--logs", "--timeout=120s")
+        """Helm 3 asks for the log of a Pod that it has just deleted, and fails: it gets no --logs."""
+        return self._helm("test", *(["--logs"] if self.helm == "helm" else []), "--timeout=120s")
 
     def uninstall(self) -> None:
         self._helm("uninstall", "--wait", "--timeout=120s")
@@ -125,9 +131,8 @@ def objects(cluster: Cluster | ForeignCluster, selector: str = "") -> set[str]:
     resources = ",".join(name for name in listed if name not in UNTRACKED)
     line = '{range .items[*]}{.apiVersion}|{.kind}/{.metadata.namespace}/{.metadata.name}{"\\n"}{end}'
     chosen = ("-l", selector) if selector else ()
-    return set(cluster.kubectl("get", resources, "--all-namespaces", *chosen, "-o", f"jsonpath={line}").split("\n")) - {
-        ""
-    }
+    found = cluster.kubectl("get", resources, "--all-namespaces", *chosen, "-o", f"jsonpath={line}")
+    return {one for one in found.split("\n") if one and not one.endswith(OF_A_NAMESPACE)}
 
 
 @contextmanager
