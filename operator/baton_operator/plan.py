@@ -97,15 +97,18 @@ def count_of(deployment: Json) -> Count:
 
 
 def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
-    """Made once, never written again; those of a Model of that name that is gone are taken over: its Pods know them."""
+    """Made once, their content never written again. Those of a Model of that name that is gone are taken over, also
+    when it left them without an owner (--cascade=orphan): its Pods know them. A user's own stays without one."""
     metadata = objects.secret_labels(owner)
     for name in wanted.secrets:
         found = snapshot.find(kinds.SECRET, name)
         if found is None:
             yield Action("secret", kinds.SECRET, name, MISSING, metadata)
-        elif found["metadata"].get("ownerReferences") and not is_owned_by(found, owner.uid):
+        elif not is_owned_by(found, owner.uid) and (
+            found["metadata"].get("ownerReferences") or objects.MADE_HERE in annotations_of(found)
+        ):
             body = {"metadata": {"ownerReferences": metadata["ownerReferences"]}}
-            yield Action("merge", kinds.SECRET, name, "owner: another Model of this name", body)
+            yield Action("merge", kinds.SECRET, name, "owner: a Model of this name that is gone", body)
 
 
 def _objects(model: Model, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
