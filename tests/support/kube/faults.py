@@ -54,14 +54,15 @@ def is_so(thing: Any, condition: str) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """`gateway`: it breaks connections that clients have with a gateway, so those requests may fail."""
+    """`allowed`: why requests may fail whose client was connected with a gateway, or connects with it before it is left
+    out of the Service; empty: none may."""
 
     name: str
     befall: Callable[[Scene], None]
-    gateway: bool = False
+    allowed: str = ""
 
     def allows(self, seen: Seen, at_s: float) -> bool:
-        return self.gateway and seen.began_s < at_s + GATEWAY_GONE_S and seen.began_s + seen.took_s >= at_s
+        return bool(self.allowed) and seen.began_s < at_s + GATEWAY_GONE_S and seen.began_s + seen.took_s >= at_s
 
 
 def kill(component: str) -> Callable[[Scene], None]:
@@ -96,11 +97,12 @@ def freeze(component: str, for_s: float = 10.0) -> Callable[[Scene], None]:
 
 
 def delete(component: str) -> Callable[[Scene], None]:
-    """At once, without a drain."""
+    """At once: the API server forgets it before the kubelet has ended it."""
 
     def befall(scene: Scene) -> None:
-        name = scene.pod(component)["metadata"]["name"]
-        scene.demo.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+        metadata = scene.pod(component)["metadata"]
+        now = ("--grace-period=0", "--force")
+        scene.cluster.kubectl("-n", metadata["namespace"], "delete", "pod", metadata["name"], *now)
 
     return befall
 
@@ -132,18 +134,26 @@ def evict(scene: Scene, name: str) -> bool:
     return scene.cluster.succeeds("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
+DEAD = "connections of clients end in that process: those under way break, new ones are refused until it is left out"
+STOPPED = "connections of clients end in that process: they wait as long as it is stopped"
+
+
+def at_a_gateway(who: str, why: str) -> str:
+    return why if who == "gateway" else ""
+
+
 FAULTS = (
     *(
-        Fault(f"kill -9 of {who}", kill(who), gateway=who == "gateway")
+        Fault(f"kill -9 of {who}", kill(who), at_a_gateway(who, DEAD))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
     *(
-        Fault(f"SIGSTOP of {who}, 10 s", freeze(who), gateway=who == "gateway")
+        Fault(f"SIGSTOP of {who}, 10 s", freeze(who), at_a_gateway(who, STOPPED))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
     *(
-        Fault(f"{who} Pod deleted with grace 0", delete(who), gateway=who == "gateway")
-        for who in ("prefill", "decode", "gateway")
+        Fault(f"{who} Pod deleted with grace 0", delete(who), at_a_gateway(who, DEAD))
+        for who in ("prefill", "decode", "gateway", "operator")
     ),
     Fault("API server stopped, 60 s", stop("apiserver", 60)),
     Fault("kubelet stopped, 60 s", stop("kubelet", 60)),
