@@ -23,8 +23,8 @@ HEAD = (
     "",
     "Made by `make e2e ARGS=tests/e2e/test_faults.py` with BATON_E2E_FAULTS naming this file: a real node, our images,",
     "two workers of each role and two gateways behind one Service. Each stream is a connection of its own and is never",
-    "tried again; a failed one was refused, broken off, or answered otherwise than before. A fault begins 5 s after the",
-    "load, which ends 3 s after all Pods and the Model are Ready again.",
+    "tried again; a failed one was refused, broken off, or answered otherwise than before. A fault begins 5 s after",
+    "the load, which ends 3 s after all Pods and the Model are Ready again.",
     "",
 )
 COLUMNS = (
