@@ -13,7 +13,7 @@ from typing import Any
 Json = dict[str, Any]
 REFERENCE = "#/definitions/"
 LOCATION = "{{ .ResourceKind }}-{{ .Group }}-{{ .ResourceAPIVersion }}.json"
-"""The name of a kind's file, as kubeconform is told it; kinds are in lower case, the core group is empty."""
+"""The name of a kind's file, as kubeconform is told it; kinds are in lower case, the core group is its version."""
 INT_OR_STRING = {"type": ["string", "integer"]}
 NUMBERS_TOO = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": INT_OR_STRING,
@@ -27,7 +27,7 @@ def write(openapi: Json, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, definition in openapi["definitions"].items():
         for known in definition.get("x-kubernetes-group-version-kind", ()):
-            path = folder / f"{known['kind'].lower()}-{known['group']}-{known['version']}.json"
+            path = folder / f"{known['kind'].lower()}-{known['group'] or known['version']}-{known['version']}.json"
             path.write_text(json.dumps(standalone(openapi["definitions"], name)))
     return f"{folder}/{LOCATION}"
 
