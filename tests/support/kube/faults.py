@@ -15,8 +15,8 @@ from .load import Seen
 from .release import Deployed, eventually
 
 Pod = Any
-NODE_GRACE_S = 38.0
-"""node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 2 s old when it stops."""
+NODE_GRACE_S = 30.0
+"""node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 10 s old when it stops."""
 GATEWAY_GONE_S = 5.0
 """Until readiness and kube-proxy have taken a dead gateway out of the Service."""
 
@@ -78,7 +78,7 @@ DEAD = Excuse(
 )
 STOPPED = Excuse("connections of clients end in that process: they wait as long as it is stopped", at_a_gateway)
 GIVEN_UP = Excuse(
-    "40 to 50 s after a node's last word Kubernetes takes its Pods out of every Service, and here it is the only node: "
+    "50 s after a node's last word Kubernetes takes its Pods out of every Service, and here it is the only node: "
     "new connections are refused until it is back, those under way go on",
     at_a_node_given_up,
 )
