@@ -161,6 +161,17 @@ async def test_at_sigterm_both_end_what_they_admitted(tmp_path: Path) -> None:
                 await client.close()
 
 
+async def test_a_sigterm_reaches_a_process_that_is_just_being_started(tmp_path: Path) -> None:
+    """Killed over and over, and the whole ended at moments around the restart 0.5 s later."""
+    for late_s in (0.45, 0.5, 0.52, 0.55, 0.6):
+        (folder := tmp_path / str(late_s)).mkdir()
+        async with two_processes(folder) as pair:
+            os.kill(pair.children[0], signal.SIGKILL)
+            await asyncio.sleep(late_s)
+            pair.process.terminate()
+            assert await asyncio.wait_for(pair.process.wait(), 15) == 0
+
+
 async def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     async with two_processes(tmp_path) as pair:
         children = pair.children
