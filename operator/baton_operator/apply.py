@@ -68,15 +68,14 @@ class Writer:
         for place in [place for place in self._refused if place[1] == key[0]]:
             del self._refused[place]
 
-    async def carry_out(self, namespace: str, actions: Iterable[Action]) -> Outcome:
-        """Stage by stage; within a stage all at once. What fails does not keep others from being tried."""
-        outcome = Outcome()
+    async def carry_out(self, namespace: str, actions: Iterable[Action], outcome: Outcome) -> None:
+        """Stage by stage; within a stage all at once. What fails does not keep others from being tried; what came of it
+        is added to `outcome`."""
         for _, stage in groupby(actions, key=lambda action: action.stage):
             together = [self._attempt(namespace, action, outcome) for action in stage]
             await asyncio.gather(*together)
             if outcome.retry is not None:
                 break
-        return outcome
 
     async def _attempt(self, namespace: str, action: Action, outcome: Outcome) -> None:
         place, wish = (action.kind.kind, namespace, action.name), digest([action.verb, action.body, action.uid], 32)
@@ -159,17 +158,14 @@ class Writer:
             made = await self._call("PATCH", kinds.SECRET.path(namespace, action.name), labels, MERGE)
         return {name: value for name, value in made.items() if name != "data"}
 
-    async def write_status(self, kind: Kind, raw: Json, status: Json) -> bool:
-        """True when it had to be written. Raises KubernetesError."""
-        if (raw.get("status") or {}) == status:
-            return False
+    async def write_status(self, kind: Kind, raw: Json, status: Json) -> None:
+        """Raises KubernetesError."""
         namespace, name = raw["metadata"]["namespace"], name_of(raw)
         metadata = {"name": name, "namespace": namespace}
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
         answer = await self._call("PATCH", kind.path(namespace, name, "status"), body, APPLY, force="true")
         self._observer.put(kind, answer)
         self._telemetry.wrote("status", kind.kind, "changed")
-        return True
 
     async def emit(self, event: Json) -> None:
         """An Event object. Raises KubernetesError."""
