@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -265,6 +266,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=SCALE.count, help="fewer, to try things out; no rows then")
     parser.add_argument("--profile", type=Path, help="run the operator under cProfile, its result here; no rows then")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of the cluster is left
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, cluster_with_nodes(Path(name)) as cluster:
         for namespace in (Models.namespace, Deployments.namespace):
