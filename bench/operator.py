@@ -2,8 +2,9 @@
 
 A control plane with kwok in place of kubelets, and the real operator process with the chart's rights and settings. 200
 Models are made at once, scaled, given a new revision, left alone and deleted; then 50 Models of 20 workers each. The
-floor in the same rounds, in turns: plain Deployments of as many Pods (a Model's are its prefill and decode workers and
-its gateway). Times are from the moment an object's request is sent to its last Pod Ready, by one watch for both.
+floors in the same rounds, in turns: plain Deployments of as many Pods (a Model's are its prefill and decode workers and
+its gateway), once with the very Pods in three Deployments as a Model has them, once bare in one. Times are from the
+moment an object's request is sent to its last Pod Ready, by one watch for all.
 
 Requests are counted from the API server's audit log, Lease renewals and watches left out; CPU and memory are from
 /proc. What peers' operators need is quoted: measured on 2 cores with 200 resources of two Pods each, kwok, the same
@@ -37,7 +38,7 @@ from support.kube.programs import API_QPS
 
 from .operator_audit import Asked, AuditLog, last_end, spelled
 from .operator_cluster import ACCOUNT, OperatorProcess, cluster_with_nodes, operator_process
-from .operator_load import Contender, Deployments, Models, Sizes
+from .operator_load import Contender, Models, Sizes, bare_pods, same_pods
 from .operator_pods import Goal, Pods
 from .rounds import turned
 from .rows import Measure, Row, compare, show, single, write
@@ -198,15 +199,16 @@ def percentile(samples: Sequence[float], percent: int) -> float:
 def rows_of(case: str, sizes: Sizes, seen: dict[tuple[str, str], list[Seen]]) -> list[Row]:
     rows: list[Row] = []
     for phase in ("create", "scale", "revise", "delete"):
-        ours, floor = seen[Models.name, phase], seen[Deployments.name, phase]
+        ours, floors = seen[Models.name, phase], [name for name, of in seen if of == phase and name != Models.name]
         if not ours:
             continue
         name = f"{case}: {phase}"
-        floor_name = f"Deployments, {_pods_of(phase, sizes)} Pods"
-        for percent, bar in ((50, None), (99, 2.0)):
+        for percent, bar in ((50, None), (99, None if phase == "delete" else 2.0)):
             measure = Measure(f"p{percent} last Pod {'gone' if phase == 'delete' else 'Ready'}", "s", "lower", bar)
             mine = [percentile(one.took_s, percent) for one in ours]
-            rows.append(compare(name, measure, mine, floor_name, [percentile(one.took_s, percent) for one in floor]))
+            for floor in floors:
+                theirs = [percentile(one.took_s, percent) for one in seen[floor, phase]]
+                rows.append(compare(name, measure, mine, floor, theirs))
             rows += _beside_peers(name, (phase, f"p{percent}"), measure, mine, sizes)
         if ours[0].written_s:
             last = [percentile(one.written_s, 99) for one in ours]
@@ -227,10 +229,6 @@ def rows_of(case: str, sizes: Sizes, seen: dict[tuple[str, str], list[Seen]]) ->
     return rows
 
 
-def _pods_of(phase: str, sizes: Sizes) -> int:
-    return {"create": sizes.pods, "scale": sizes.scaled_pods, "revise": sizes.replaced}.get(phase, sizes.scaled_pods)
-
-
 def _beside_peers(case: str, what: tuple[str, str], measure: Measure, ours: list[float], sizes: Sizes) -> list[Row]:
     """Quoted for the case that they were measured in."""
     if what not in PEERS or sizes != SCALE:
@@ -248,9 +246,9 @@ async def bench_case(
     try:
         audit = AuditLog(cluster.audit_log, ACCOUNT)
         bench = Bench(api, audit, process, sizes)
-        contenders: list[Contender] = [Deployments(api, sizes), Models(api, sizes)]
+        contenders: list[Contender] = [same_pods(api, sizes), bare_pods(api, sizes), Models(api, sizes)]
         for number in range(rounds):
-            for contender in turned(contenders, number % 2):
+            for contender in turned(contenders, number % 3):
                 await life(bench, contender, phases, seen)
             print(f"round {number}: RSS {process.resident_mb:.1f} MB, peak {process.peak_mb:.1f} MB", flush=True)
     finally:
@@ -269,7 +267,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing of the cluster is left
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, cluster_with_nodes(Path(name)) as cluster:
-        for namespace in (Models.namespace, Deployments.namespace):
+        for namespace in (Models.namespace, "same", "bare"):
             cluster.kubectl("create", "namespace", namespace)
         print(
             f"{cluster.kubectl('version').splitlines()[-1]}; controller manager and scheduler may ask {API_QPS} times a"

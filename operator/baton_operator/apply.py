@@ -28,6 +28,9 @@ log = logging.getLogger("baton.operator")
 MANAGER = {"fieldManager": names.FIELD_MANAGER}
 PERMANENT = (400, 403, 405, 413, 415, 422)
 """What the API server will say again to the same words."""
+AT_ONCE, AT_ONCE_LATER = 8, 2
+"""Writes on their way together: of what Pods wait for, of the rest. The controllers that make the Pods ask one request
+after the other, so whoever floods the API server makes every Pod late, its own first."""
 
 
 def is_permanent(error: KubernetesError) -> bool:
@@ -62,6 +65,7 @@ class Writer:
         self._timeout_s = timeout_s
         self._futile: dict[tuple[str, str, str], tuple[str, str]] = {}
         self._refused: dict[tuple[str, str, str], tuple[str, KubernetesError]] = {}
+        self._doors = {True: asyncio.Semaphore(AT_ONCE), False: asyncio.Semaphore(AT_ONCE_LATER)}
 
     def forgive(self, key: Key) -> None:
         """What was refused may be tried once more."""
@@ -86,8 +90,9 @@ class Writer:
         if self._futile.get(place) == (wish, self._version(place)):
             return
         try:
-            before = self._version(place)
-            answer = await self._write(namespace, action)
+            async with self._doors[action.kind.stage <= kinds.STARTS]:
+                before = self._version(place)
+                answer = await self._write(namespace, action)
         except KubernetesError as error:
             self._telemetry.error(action.kind.plural, error)
             if action.verb == "delete" and error.status in (404, 409):
@@ -163,13 +168,15 @@ class Writer:
         namespace, name = raw["metadata"]["namespace"], name_of(raw)
         metadata = {"name": name, "namespace": namespace}
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
-        answer = await self._call("PATCH", kind.path(namespace, name, "status"), body, APPLY, force="true")
+        async with self._doors[False]:
+            answer = await self._call("PATCH", kind.path(namespace, name, "status"), body, APPLY, force="true")
         self._observer.put(kind, answer)
         self._telemetry.wrote("status", kind.kind, "changed")
 
     async def emit(self, event: Json) -> None:
         """An Event object. Raises KubernetesError."""
-        await self._call("POST", kinds.EVENT.path(event["metadata"]["namespace"]), event)
+        async with self._doors[False]:
+            await self._call("POST", kinds.EVENT.path(event["metadata"]["namespace"]), event)
         self._telemetry.wrote("create", kinds.EVENT.kind, event["reason"])
 
     async def _call(
