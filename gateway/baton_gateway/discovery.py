@@ -11,6 +11,7 @@ from baton_api.fleet import Fleet
 from baton_api.worker import WorkerInfo
 from baton_wire.http_client import HttpClient
 
+from .patience import Patience
 from .registry import Change, Registry
 from .settings import GatewaySettings
 from .source import Source
@@ -62,6 +63,7 @@ class Discovery:
         self._changes = changes
         self._on_gone = on_gone
         self._hearts: dict[str, asyncio.Task[None]] = {}
+        self._patience: dict[str, Patience] = {}
         self._complaints: dict[str, str | None] = {}
 
     async def run(self, source: Source) -> None:
@@ -82,9 +84,11 @@ class Discovery:
         for url in self._registry.set_fleet(fleet):
             self._hearts.pop(url).cancel()
             self._complaints.pop(url, None)
+            del self._patience[url]
             self._on_gone(url)
         for url in self._registry.urls:
             if url not in self._hearts:
+                self._patience[url] = Patience(self._settings.heartbeat_timeout_s, self._settings.heartbeat_slow_s)
                 self._hearts[url] = asyncio.create_task(self._beat(url))
         log.info("fleet: model %s, %d workers", fleet.model, len(self._registry.urls))
 
@@ -108,17 +112,29 @@ class Discovery:
                 log.error("worker %s gets no requests: %s", url, why)
 
     async def _look_at(self, url: str) -> None:
-        """Until it has answered or is not routable. A look that is not answered in time is a miss, and the next one
-        begins at once on another connection; an answer to an earlier one still counts, so that a slow worker is not
-        taken for a stuck one. Stuck, it is lost after an interval and `heartbeat_misses` timeouts at the latest."""
+        """Until it has answered or is lost. A look that is not answered in time is a miss, and the next one begins at
+        once on another connection. Stuck, it is lost after an interval and `heartbeat_misses` timeouts at the latest.
+
+        A slow worker is not taken for a stuck one: an answer to an earlier look still counts, bytes of any answer of
+        it are a sign of life, and a timeout is as long as its slowest answer of late. One that gets no requests is
+        given all that time at once: nobody waits for the verdict."""
+        if not self._registry.is_routable(url):
+            info = await self._ask(url)
+            self._took(url, self._registry.missed(url) if info is None else self._registry.heard(url, info))
+            return
         looks: set[asyncio.Task[WorkerInfo | None]] = set()
         try:
-            while True:
+            while self._registry.is_routable(url):
+                reads = self._client.reads(url)
                 looks.add(asyncio.create_task(self._ask(url)))
-                info = await _first_answer(looks, self._settings.heartbeat_timeout_s)
-                self._took(url, self._registry.missed(url) if info is None else self._registry.heard(url, info))
-                if info is not None or not self._registry.is_routable(url):
+                info = await _first_answer(looks, self._patience[url].timeout_s)
+                if info is not None:
+                    self._took(url, self._registry.heard(url, info))
                     return
+                if looks and self._client.reads(url) != reads:
+                    self._registry.sent_something(url)
+                else:
+                    self._took(url, self._registry.missed(url))
         finally:
             for look in looks:
                 look.cancel()
@@ -132,10 +148,12 @@ class Discovery:
 
     async def _ask(self, url: str) -> WorkerInfo | None:
         """None when it failed."""
-        patience_s = self._settings.heartbeat_timeout_s * self._settings.heartbeat_misses
+        patience, now = self._patience[url], asyncio.get_running_loop().time
+        began_s, limit_s = now(), patience.timeout_s * self._settings.heartbeat_misses
         try:
-            answer = await self._client.request("GET", url + WORKER_PATH, headers=self._headers, timeout_s=patience_s)
+            answer = await self._client.request("GET", url + WORKER_PATH, headers=self._headers, timeout_s=limit_s)
             if answer.status == 200:
+                patience.took(now() - began_s)
                 return WorkerInfo.from_json(answer.body)
             log.warning("worker %s answered %d to a heartbeat", url, answer.status)
         except BatonError as error:

@@ -93,9 +93,10 @@ _NOBODY: frozenset[str] = frozenset()
 
 
 def _failed_here(workers: tuple[WorkerView, ...], job: Job) -> frozenset[str]:
-    """Workers that failed this request; one that has restarted since may be used."""
+    """Workers that failed this request; one that has restarted since may be used, and one that was taken for lost: it
+    would not be in sight if it had not answered since."""
     epochs = {worker.url: worker.info.epoch for worker in workers}
-    failed = [failure.worker for failure in job.failures]
+    failed = [failure.worker for failure in job.failures if failure.reason != "worker_lost"]
     return frozenset(worker.url for worker in failed if epochs.get(worker.url) == worker.info.epoch)
 
 
@@ -129,12 +130,15 @@ def held_blocks(parts: Parts, workers: tuple[WorkerView, ...], prompt: AnyPrompt
 
 
 async def repick(parts: Parts, job: Job, failure: Failure) -> Route | None:
-    """Another route after a failure before the first byte. An answer that has begun waits for one, as it did for its
-    first."""
+    """Another route after a failure before the first byte. After a worker's death, or when the answer has begun, it is
+    waited for, as the first one was."""
     note_failure(parts, failure)
     if not worth_another(parts, job, failure):
         return None
-    found = await find_route(parts, job) if job.emitted else decide(parts, job)
+    try:
+        found = await find_route(parts, job) if job.emitted or failure.died else decide(parts, job)
+    except NoCapacity:
+        return None  # what went wrong is the answer
     if isinstance(found, Refusal):
         return None
     parts.telemetry.count("baton_gateway_retries_total", failure.leg, label(failure.reason))

@@ -64,7 +64,7 @@ class Booking:
 
 
 class Registry:
-    """`max_misses` heartbeats unanswered in a row make a worker lost."""
+    """`max_misses` heartbeats unanswered in a row, without another sign of life, make a worker lost."""
 
     def __init__(self, max_misses: int) -> None:
         self._max_misses = max_misses
@@ -115,6 +115,12 @@ class Registry:
         member.misses += misses
         self._look()
         return "lost" if self._state(member) == "lost" != was else "none"
+
+    def sent_something(self, url: str) -> None:
+        """No answer to a heartbeat, yet a sign of life: misses are counted anew."""
+        member = self._members.get(url)
+        if member is not None and self._state(member) != "lost":
+            member.misses = 0
 
     def refused_connection(self, url: str) -> Change:
         """Nobody listens there: lost at once, until the next heartbeat is answered."""

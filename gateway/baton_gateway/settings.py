@@ -77,6 +77,9 @@ class GatewaySettings:
     heartbeat_interval_s: float = setting(1.0, "between two looks at a worker", low=0.01)
     heartbeat_timeout_s: float = setting(0.6, "an answer slower than this is a miss, and it is asked again", low=0.01)
     heartbeat_misses: int = setting(3, "misses in a row until a worker is lost", low=1)
+    heartbeat_slow_s: float = setting(
+        3.0, "a worker that has been answering late may take as long as it did, at most this", low=0.01
+    )
     fleet_poll_s: float = setting(0.25, "between two looks at the fleet file", low=0.01)
     suspend_s: float = setting(2.0, "a worker that failed a request is avoided for so long", low=0)
     slow_transfer_s: float = setting(

@@ -20,6 +20,8 @@ APPLIED = f"{names.GROUP}/applied"
 """Annotation: a digest of what was applied last, so that a field that is no longer wanted is seen."""
 MODEL_REPLICAS = f"{names.GROUP}/model-replicas"
 """Annotation of a Pool: the Model's own replicas when the operator last set the Pool's."""
+MADE_HERE = f"{names.GROUP}/made-by-operator"
+"""Annotation of a Secret whose content the operator drew; a user's own has none."""
 PROMETHEUS = {"app.kubernetes.io/name": "prometheus"}
 
 
@@ -237,6 +239,7 @@ def secret_labels(owner: Owner) -> Json:
     """Metadata of a Secret that the operator makes once. What is in it is drawn when it is made."""
     return {
         "labels": names.model_labels(owner.name),
+        "annotations": {MADE_HERE: "true"},
         "namespace": owner.namespace,
         "ownerReferences": [owner.reference()],
     }

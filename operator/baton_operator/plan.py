@@ -1,7 +1,8 @@
 """What to write, in which order and why: the difference between what should be and what is. Pure.
 
-Nothing is written that is as wanted already. What others need comes first: accounts, settings and Services, then Pools,
-then Deployments (up before down), then budgets and policies; what is no longer wanted goes last.
+Nothing is written that is as wanted already. What Pods need to start comes first: accounts, secrets and settings, then
+Deployments (up before down); then Roles, Services and Pools, then RoleBindings, budgets and policies; what is no longer
+wanted goes last.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class Plan:
     sizes: Mapping[Role, int]
     counts: Mapping[Role, RoleCounts]
 
+    def split(self) -> tuple[list[Action], list[Action]]:
+        """What Pods wait for; the rest."""
+        waited_for = [action for action in self.actions if action.stage <= kinds.STARTS]
+        return waited_for, [action for action in self.actions if action.stage > kinds.STARTS]
+
 
 def plan(model: Model, owner: Owner, wanted: Desired, snapshot: Snapshot) -> Plan:
     """Whatever the state: from any of them repeated plans lead to the same objects."""
@@ -97,15 +103,18 @@ def count_of(deployment: Json) -> Count:
 
 
 def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
-    """Made once, never written again; those of a Model of that name that is gone are taken over: its Pods know them."""
+    """Made once, their content never written again. Those of a Model of that name that is gone are taken over, also
+    when it left them without an owner (--cascade=orphan): its Pods know them. A user's own stays without one."""
     metadata = objects.secret_labels(owner)
     for name in wanted.secrets:
         found = snapshot.find(kinds.SECRET, name)
         if found is None:
             yield Action("secret", kinds.SECRET, name, MISSING, metadata)
-        elif found["metadata"].get("ownerReferences") and not is_owned_by(found, owner.uid):
+        elif not is_owned_by(found, owner.uid) and (
+            found["metadata"].get("ownerReferences") or objects.MADE_HERE in annotations_of(found)
+        ):
             body = {"metadata": {"ownerReferences": metadata["ownerReferences"]}}
-            yield Action("merge", kinds.SECRET, name, "owner: another Model of this name", body)
+            yield Action("merge", kinds.SECRET, name, "owner: a Model of this name that is gone", body)
 
 
 def _objects(model: Model, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:

@@ -294,6 +294,48 @@ async def test_a_worker_that_answers_late_is_slow_and_not_lost(tmp_path: Path) -
         assert len(s.gateway.parts.registry.routable()) == 3
 
 
+async def test_a_worker_whose_answers_still_come_is_not_lost_and_is_when_they_stop(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.worker("d0").behave = answer(*["x"] * 15, delay_s=0.1)  # an event every half timeout
+        stream = await s.open_chat()
+        s.worker("d0").heartbeats_hang = True
+        got, broken = await read_broken(stream)
+        assert not broken and got.endswith(b"data: [DONE]\n\n")
+        assert s.worker("d0").heartbeats > 3, "it was asked again and again"
+        await s.routable(1)
+
+
+async def test_a_worker_that_was_slow_before_is_given_longer(tmp_path: Path) -> None:
+    async with stage(tmp_path, heartbeat_timeout_s=0.3, heartbeat_slow_s=2.0) as s:
+        for delay_s in (0.7, 1.6):  # the second is longer than three usual timeouts
+            s.worker("d0").heartbeat_delay_s = delay_s
+            before = s.worker("d0").heartbeats
+            await until(lambda since=before: s.worker("d0").heartbeats - since >= 6, timeout_s=20.0)
+            assert len(s.gateway.parts.registry.routable()) == 2
+        s.worker("d0").heartbeats_hang = True
+        await until(lambda: len(s.gateway.parts.registry.routable()) == 1, timeout_s=10.0)
+
+
+async def test_a_lost_worker_that_answers_late_comes_back(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        s.worker("d0").heartbeats_hang = True
+        await s.routable(1)
+        s.worker("d0").heartbeats_hang, s.worker("d0").heartbeat_delay_s = False, 0.4  # twice the timeout
+        await s.routable(2)
+
+
+async def test_a_request_whose_only_worker_was_lost_waits_until_it_is_back(tmp_path: Path) -> None:
+    async with stage(tmp_path, queue_ttl_s=5.0) as s:
+        d0 = s.worker("d0")
+        d0.behave = hangs()
+        asking = asyncio.create_task(s.chat())
+        await until(lambda: len(d0.legs) == 1)
+        d0.heartbeats_hang = True
+        await s.routable(1)
+        d0.behave, d0.heartbeats_hang = answer("x"), False
+        assert (await asking).status == 200 and len(d0.legs) == 2
+
+
 async def test_a_stuck_prefill_worker_is_replaced_while_decode_still_waits_for_it(tmp_path: Path) -> None:
     async with stage(tmp_path, trio("prefill")) as s:
         s.worker("p0").behave = hangs()
@@ -334,7 +376,8 @@ async def test_a_restarted_worker_is_a_new_one_and_holds_nothing(tmp_path: Path)
         await s.worker("d0").start()
         await s.routable(2)
         assert (await s.chat()).status == 200
-        assert len(s.worker("p0").legs) == 2  # nothing was thought to be cached on decode
+        # Nothing was thought to be cached on decode, which answers here without waiting for prefill.
+        await until(lambda: len(s.worker("p0").legs) == 2)
 
 
 async def test_an_answer_that_is_too_large_is_not_held(tmp_path: Path) -> None:

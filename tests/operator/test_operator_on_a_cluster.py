@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from baton_api.errors import KubernetesError
+from baton_operator import kinds
 from baton_operator.process import Operator
 from baton_wire.kube_api import MERGE, KubeApi
 from support.fuzzed_models import fuzzed
@@ -119,6 +120,43 @@ async def test_deleting_the_model_takes_everything_away(cluster: Cluster, namesp
             return not await children(at.api, namespace, "m")
 
         await eventually(nothing, what="no object left")
+
+
+async def owners(api: KubeApi, namespace: str) -> dict[str, str | None]:
+    """The uid of each object's first owner."""
+    found: dict[str, str | None] = {}
+    for kind in kinds.CHILDREN:
+        for item in (await api.list(kind.path(namespace), {"labelSelector": "baton.dev/model=m"})).items:
+            references = item["metadata"].get("ownerReferences") or [{}]
+            found[f"{kind.kind} {item['metadata']['name']}"] = references[0].get("uid")
+    return found
+
+
+async def test_what_an_orphaning_deletion_left_belongs_to_the_next_model_of_that_name(
+    cluster: Cluster, namespace: str
+) -> None:
+    """Its Secrets keep their content, and in the end all of it goes, but for the Secret that its user made."""
+    cluster.kubectl("create", "secret", "generic", "m-api-key", "-n", namespace, "--from-literal=api-key=mine")
+    async with stage(cluster, namespace) as at:
+        await at.create()
+        await at.until_settled()
+        before = await owners(at.api, namespace)
+        signing = await at.api.call("GET", kinds.SECRET.path(namespace, "m-secret"))
+        cluster.kubectl("delete", "model", "m", "-n", namespace, "--cascade=orphan")
+        await at.create()
+        uid = (await at.until_settled())["metadata"]["uid"]
+
+        async def adopted() -> bool:
+            return await owners(at.api, namespace) == dict.fromkeys(before, uid) | {"Secret m-api-key": None}
+
+        await eventually(adopted, what="all objects are the new Model's")
+        assert (await at.api.call("GET", kinds.SECRET.path(namespace, "m-secret")))["data"] == signing["data"]
+        cluster.kubectl("delete", "model", "m", "-n", namespace)
+
+        async def only_the_users() -> bool:
+            return list(await owners(at.api, namespace)) == ["Secret m-api-key"]
+
+        await eventually(only_the_users, what="only the user's Secret is left")
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])

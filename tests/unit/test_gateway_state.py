@@ -12,6 +12,7 @@ from baton_api.fleet import Fleet, FleetWorker
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_gateway.index import PrefixIndex
 from baton_gateway.pairs import Pairs, bad_way
+from baton_gateway.patience import Patience
 from baton_gateway.registry import Registry
 
 KEYS = block_keys(list(range(160)), 16, tenant_salt(b"s", "t"))
@@ -107,6 +108,30 @@ def test_a_worker_is_routable_from_its_first_heartbeat_until_three_are_missed() 
     assert [made.missed("u0") for _ in range(4)] == ["none", "none", "lost", "none"]
     assert routable(made) == [] and made.states()[("decode", "lost")] == 1
     assert made.heard("u0", INFO) == "changed" and routable(made) == ["u0"]
+
+
+@pytest.mark.parametrize(
+    ("took_s", "timeout_s"),
+    [([], 0.6), ([0.01] * 8, 0.6), ([1.5], 1.5), ([1.5, 0.01], 1.5), ([1.5] + [0.01] * 8, 0.6), ([9.0], 3.0)],
+)
+def test_a_worker_is_given_the_time_that_it_took_of_late(took_s: list[float], timeout_s: float) -> None:
+    patience = Patience(0.6, 3.0)
+    for answer_s in took_s:
+        patience.took(answer_s)
+    assert patience.timeout_s == timeout_s
+
+
+def test_a_sign_of_life_starts_the_count_of_misses_anew_and_brings_no_lost_worker_back() -> None:
+    made = registry()
+    made.heard("u0", INFO)
+    for _ in range(3):
+        assert [made.missed("u0"), made.missed("u0")] == ["none", "none"]
+        made.sent_something("u0")
+    assert routable(made) == ["u0"]
+    assert [made.missed("u0") for _ in range(3)][-1] == "lost"
+    made.sent_something("u0")
+    made.sent_something("unknown")
+    assert routable(made) == [] and made.states()[("decode", "lost")] == 1
 
 
 def test_misses_count_in_a_row_only() -> None:

@@ -243,11 +243,19 @@ def test_limits_that_the_model_no_longer_gives_are_taken_from_the_pool() -> None
     assert action.body["spec"]["maxReplicas"] is None and "replicas" not in action.body["spec"]
 
 
-def test_secrets_of_a_model_of_this_name_that_is_gone_are_taken_over() -> None:
+@pytest.mark.parametrize("owners", [[{"uid": "older"}], []], ids=["owned by it", "orphaned"])
+def test_secrets_of_a_model_of_this_name_that_is_gone_are_taken_over(owners: list[Json]) -> None:
     scene = Scene()
-    scene.children[kinds.SECRET.kind, "m-secret"]["metadata"]["ownerReferences"] = [{"uid": "older"}]
+    scene.children[kinds.SECRET.kind, "m-secret"]["metadata"]["ownerReferences"] = owners
     (action,) = scene.plan().actions
     assert (action.verb, action.body["metadata"]["ownerReferences"][0]["uid"]) == ("merge", "u1")
+
+
+def test_a_users_own_secret_stays_without_an_owner() -> None:
+    scene = Scene()
+    metadata = scene.children[kinds.SECRET.kind, "m-api-key"]["metadata"]
+    del metadata["ownerReferences"], metadata["annotations"]
+    assert scene.plan().actions == ()
 
 
 def test_times_change_only_with_the_status() -> None:

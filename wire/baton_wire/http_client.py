@@ -45,6 +45,12 @@ class HttpClient:
         """Open ones, idle or not."""
         return sum(pool.open_connections for pool in self._pools.values())
 
+    def reads(self, url: str) -> int:
+        """How often the peer of `url` has sent something; whoever compares two of them learns whether it did since."""
+        host, port, _ = split_url(url)
+        pool = self._pools.get((host, port))
+        return 0 if pool is None else pool.reads
+
     async def request(
         self, method: str, url: str, *, body: bytes = b"", headers: RequestHeaders = (), timeout_s: float,
         repeatable: bool = True,

@@ -49,6 +49,7 @@ class Pool:
         self._open: set[Upstream] = set()
         self._connecting: set[Applicant] = set()
         self._waiting: deque[Applicant] = deque()
+        self.reads = 0
 
     @property
     def open_connections(self) -> int:

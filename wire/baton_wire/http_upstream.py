@@ -29,6 +29,8 @@ class Call(Protocol):
 class Owner(Protocol):
     """The pool, as a connection sees it."""
 
+    reads: int
+
     def connection_free(self, upstream: Upstream) -> None: ...
     def connection_closed(self, upstream: Upstream) -> None: ...
 
@@ -119,6 +121,7 @@ class Upstream(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
+        self._owner.reads += 1
         call = self._call
         if call is None:
             self.transport.abort()  # nobody asked: an answer without a request

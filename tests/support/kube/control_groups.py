@@ -8,12 +8,18 @@ import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+WEIGHT = {"cpu.shares": 8 * 1024, "cpu.weight": 8 * 100}
+"""Else all Pods together would get as much of a busy machine as one of its processes."""
 
 
 def make(name: str) -> None:
     """In every hierarchy of cgroup v1, or once in v2."""
     for parent in hierarchies():
-        (parent / name).mkdir(exist_ok=True)
+        group = parent / name
+        group.mkdir(exist_ok=True)
+        for file, weight in WEIGHT.items():
+            if (group / file).exists():
+                (group / file).write_text(str(weight))
 
 
 def remove(name: str, within_s: float = 5.0) -> None:
