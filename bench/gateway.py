@@ -1,8 +1,11 @@
-"""Baton's gateway against sglang-router and vllm-router: `python -m bench.gateway`, `make bench-gateway`.
+"""Baton's gateway against sglang-router, vllm-router and Dynamo: `python -m bench.gateway`, `make bench-gateway`.
 
 CPU seconds of a gateway's whole process tree, per request or per SSE event, while the C driver sends the same seeded
-prompts (4 kB, 64 shared prefixes) through it to the same two mock workers. Each round runs every gateway, in an order
-that turns. Three cases: whole answers of 16 tokens; bursts (64 events back to back); 200 paced streams of 200 events.
+prompts of 4 kB through it to mock workers. Each round runs every gateway of the case, in an order that turns.
+Against the routers, to the same two mock workers, 64 shared prefixes: whole answers of 16 tokens; bursts (64 events
+back to back); 200 paced streams of 200 events. Against Dynamo, which routes by tokens as we do: whole answers of 16
+tokens, prompts that share nothing and prompts that share one of 64 prefixes. Dynamo has its own mockers behind it, gets
+their tokens and makes the text here; ours relays the worker's.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baton_api.worker import Role
@@ -19,6 +22,13 @@ from .cpu import resident_mb, tree_cpu_s
 from .gateway_peers import Load, Stage, Started
 from .rounds import turned
 from .rows import Measure, Row, compare, show, write
+
+OURS = {"baton": "keys of text", "baton tokens": "keys of tokens", "baton-pd": "P/D, keys of tokens"}
+ROUTERS = ("sglang cache_aware", "sglang round_robin", "vllm cache_aware", "vllm round_robin")
+DYNAMO = "Dynamo frontend, kv"
+BY_TOKENS = ("baton tokens", "baton-pd", DYNAMO)
+BARS = {("baton", router): (0.8, 0.6) for router in ROUTERS} | {(ours, DYNAMO): (0.5, None) for ours in BY_TOKENS[:2]}
+"""On CPU, by (ours, peer): the bar and the goal; against the routers on the best of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,8 @@ class Case:
     max_tokens: int
     streamed: bool
     rounds: int
+    prefixes: int = 64
+    gateways: tuple[str, ...] = ("baton", "baton tokens", "baton-pd", *ROUTERS)
 
     @property
     def unit_name(self) -> str:
@@ -39,8 +51,9 @@ CASES = (
     Case("json 4 kB", 32, 3000, 16, False, 7),
     Case("burst 64 events", 32, 600, 64, True, 7),
     Case("paced 200 x 200 events", 200, 200, 200, True, 3),
+    Case("cold prompts", 32, 600, 16, False, 5, prefixes=0, gateways=BY_TOKENS),
+    Case("shared prefixes", 32, 600, 16, False, 5, gateways=BY_TOKENS),
 )
-OURS = {"baton": "keys of text", "baton tokens": "keys of tokens", "baton-pd": "P/D, keys of tokens"}
 P50 = Measure("p50", "us", "lower")
 
 
@@ -64,12 +77,16 @@ def start_all(stage: Stage) -> list[Started]:
         stage.sglang("sglang round_robin", "round_robin", decode),
         stage.vllm("vllm cache_aware", "cache_aware", decode),
         stage.vllm("vllm round_robin", "round_robin", decode),
+        stage.dynamo(DYNAMO),
     ]
 
 
 def measure(stage: Stage, gateway: Started, case: Case, seed: int) -> Cost:
     before_s = tree_cpu_s(gateway.pid)
-    seen = stage.load(gateway.port, case.connections, case.requests, case.max_tokens, streamed=case.streamed, seed=seed)
+    seen = stage.load(
+        gateway.port, case.connections, case.requests, case.max_tokens,
+        streamed=case.streamed, prefixes=case.prefixes, seed=seed,
+    )  # fmt: skip
     used_s = tree_cpu_s(gateway.pid) - before_s
     if seen.errors or seen.requests != case.requests:
         raise RuntimeError(f"{gateway.name}, {case.name}: {seen}")
@@ -89,7 +106,7 @@ def work_done(case: Case, seen: Load) -> int:
 def bench_case(stage: Stage, gateways: list[Started], case: Case) -> dict[str, list[Cost]]:
     seen: dict[str, list[Cost]] = defaultdict(list)
     for gateway in gateways:
-        warm = Case(case.name, case.connections, min(case.requests, 300), min(case.max_tokens, 64), case.streamed, 1)
+        warm = replace(case, requests=min(case.requests, 300), max_tokens=min(case.max_tokens, 64))
         measure(stage, gateway, warm, seed=99)
     for number in range(case.rounds):
         for gateway in turned(gateways, number):
@@ -98,19 +115,17 @@ def bench_case(stage: Stage, gateways: list[Started], case: Case) -> dict[str, l
 
 
 def rows_of(case: Case, seen: dict[str, list[Cost]]) -> list[Row]:
-    """Ours against each peer; the bar is on the best one: 0.8, goal 0.6, with keys of text."""
+    """Each of ours against each peer."""
     rows = []
-    for ours, keys in OURS.items():
+    for ours in (name for name in seen if name in OURS):
         for peer in (name for name in seen if name not in OURS):
-            bar, goal = (0.8, 0.6) if ours == "baton" else (None, None)
+            bar, goal = BARS.get((ours, peer), (None, None))
             cpu = Measure(case.unit_name, "us", "lower", bar, goal)
-            name = f"{case.name}, {keys}"
+            name = f"{case.name}, {OURS[ours]}"
             mine, theirs = seen[ours], seen[peer]
             rows += [
                 compare(name, cpu, [c.cpu_us for c in mine], peer, [c.cpu_us for c in theirs]),
-                compare(
-                    name, Measure("p50", "us", "lower"), [c.p50_us for c in mine], peer, [c.p50_us for c in theirs]
-                ),
+                compare(name, P50, [c.p50_us for c in mine], peer, [c.p50_us for c in theirs]),
             ]
     return rows
 
@@ -126,9 +141,9 @@ def main() -> None:
             gateways = start_all(stage)
             for case in CASES:
                 if case.name.split()[0] in options.cases:
-                    rounds = options.rounds or case.rounds
-                    case = Case(case.name, case.connections, case.requests, case.max_tokens, case.streamed, rounds)
-                    found = rows_of(case, bench_case(stage, gateways, case))
+                    wanted = replace(case, rounds=options.rounds or case.rounds)
+                    taking_part = [gateway for gateway in gateways if gateway.name in case.gateways]
+                    found = rows_of(wanted, bench_case(stage, taking_part, wanted))
                     show(found)
                     print(write("gateway", found, keep_other_cases=True), flush=True)
             print({gateway.name: f"{resident_mb(gateway.pid):.0f} MB" for gateway in gateways})

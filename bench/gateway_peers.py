@@ -22,6 +22,7 @@ from .kv_perftest import free_port
 
 REPOSITORY = Path(__file__).parent.parent
 PEERS = REPOSITORY / ".venv-bench-gateway/bin"
+DYNAMO = REPOSITORY / ".venv-bench-dynamo/bin/python"
 MODEL = REPOSITORY / "examples/demo_model/model"
 KEY = "sk-bench"
 
@@ -76,6 +77,22 @@ class Stage:
     def vllm(self, name: str, policy: str, workers: Sequence[str]) -> Started:
         return self._peer(name, [str(PEERS / "vllm-router")], policy, workers)
 
+    def dynamo(self, name: str) -> Started:
+        """Dynamo's frontend in kv mode before two mockers of its own: it speaks to no other worker. Its tokenizer is
+        the same as ours; discovery by files, requests by tcp, KV events by ZeroMQ, all on this host."""
+        port, state = free_port(), self._folder / f"{name}.state"
+        state.mkdir()
+        environment = {
+            "DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": str(state), "DYN_REQUEST_PLANE": "tcp",
+            "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": "127.0.0.1", "DYN_EVENT_PLANE_HOST": "127.0.0.1",
+            "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        mocker = ["--model-path", str(MODEL), "--model-name", "bench", "--num-workers", "2", "--speedup-ratio", "0"]
+        self.run(f"{name} mocker", [str(DYNAMO), "-m", "dynamo.mocker", *mocker], **environment)
+        frontend = ["--http-host", "127.0.0.1", "--http-port", str(port), "--router-mode", "kv"]
+        process = self.run(name, [str(DYNAMO), "-m", "dynamo.frontend", *frontend], **environment)
+        return self._ready(name, process, port, "/v1/models/bench/ready")
+
     def _peer(self, name: str, program: list[str], policy: str, workers: Sequence[str]) -> Started:
         """Tried three times: between finding a free port and a peer's listening there somebody else may take it."""
         for left in (2, 1, 0):
@@ -100,8 +117,10 @@ class Stage:
         log = (self._folder / f"{name}.log").read_text(errors="replace")
         raise RuntimeError(f"{name} did not start:\n{log[-2000:]}")
 
-    def load(self, port: int, connections: int, requests: int, max_tokens: int, *, streamed: bool, seed: int) -> Load:
-        given = (port, connections, requests, max_tokens, int(streamed), 4096, seed)
+    def load(
+        self, port: int, connections: int, requests: int, max_tokens: int, *, streamed: bool, prefixes: int, seed: int
+    ) -> Load:
+        given = (port, connections, requests, max_tokens, int(streamed), 4096, prefixes, seed)
         command = [str(self._folder / "load"), *map(str, given)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
         return Load(**json.loads(done.stdout))

@@ -1,8 +1,8 @@
 /* Load driver of bench.gateway: CONNECTIONS keep-alive connections send REQUESTS requests in all, one at a time each.
  *
- *   load PORT CONNECTIONS REQUESTS MAX_TOKENS STREAM PROMPT_BYTES SEED
+ *   load PORT CONNECTIONS REQUESTS MAX_TOKENS STREAM PROMPT_BYTES PREFIXES SEED
  *
- * Prompts: one of 64 shared prefixes (7/8 of the bytes), then words of this request alone. Prints one JSON line:
+ * Prompts: one of PREFIXES shared prefixes (7/8 of the bytes; 0: none), then words of this request alone. Prints one JSON line:
  * requests, events (SSE "data:" lines), errors (status other than 200, broken connections), wall_s, p50_us, p99_us.
  */
 #define _GNU_SOURCE
@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PREFIXES = 64, IN_BYTES = 1 << 16, HEAD_BYTES = 1 << 14 };
+enum { IN_BYTES = 1 << 16, HEAD_BYTES = 1 << 14 };
 
 struct connection {
     int fd;
@@ -29,7 +29,7 @@ struct connection {
     double began_s;
 };
 
-static int port, max_tokens, streamed, prompt_bytes;
+static int port, max_tokens, streamed, prompt_bytes, prefixes;
 static long wanted, started, finished, errors, events;
 static double *latencies;
 static unsigned long long seed;
@@ -74,7 +74,7 @@ static void send_next(struct connection *c) {
     char *at = body + sprintf(body, "{\"model\":\"bench\",\"max_tokens\":%d,\"stream\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"",
                               max_tokens, streamed ? "true" : "false");
     char *begin = at;
-    at = words(at, begin + prompt_bytes * 7 / 8, 17 + next_random(&unique) % PREFIXES);
+    if (prefixes) at = words(at, begin + prompt_bytes * 7 / 8, 17 + next_random(&unique) % prefixes);
     at = words(at, begin + prompt_bytes, unique);
     at = stpcpy(at, "\"}]}");
     int len = sprintf(out, "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer sk-bench\r\n"
@@ -174,11 +174,12 @@ static void readable(struct connection *c, int epoll_fd) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 8) return fprintf(stderr, "load PORT CONNECTIONS REQUESTS MAX_TOKENS STREAM PROMPT_BYTES SEED\n"), 2;
+    if (argc != 9) return fprintf(stderr, "load PORT CONNECTIONS REQUESTS MAX_TOKENS STREAM PROMPT_BYTES PREFIXES SEED\n"), 2;
     port = atoi(argv[1]);
     int count = atoi(argv[2]);
     wanted = atol(argv[3]), max_tokens = atoi(argv[4]), streamed = atoi(argv[5]), prompt_bytes = atoi(argv[6]);
-    seed = strtoull(argv[7], NULL, 10);
+    prefixes = atoi(argv[7]);
+    seed = strtoull(argv[8], NULL, 10);
     latencies = calloc(wanted, sizeof *latencies);
     struct connection *all = calloc(count, sizeof *all);
     int epoll_fd = epoll_create1(0);

@@ -25,6 +25,7 @@ log = logging.getLogger("baton.gateway.many")
 FIRST_DELAY_S, MAX_DELAY_S, STABLE_S = 0.5, 10.0, 30.0
 BAD_SETTING_EXIT = 2
 _POLL_S = 0.1
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 Serve = Callable[[int, Callable[[], None], int], int]
 """(index, tell that it is ready, lifeline) -> exit code. The lifeline's reading end closes when the parent is gone."""
@@ -87,7 +88,7 @@ class Family:
         self._exit = 0
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOPS:
             signal.signal(number, self._stop)
         while not (self._stopping and not any(child.pid for child in self._children)):
             now_s = time.monotonic()
@@ -99,18 +100,23 @@ class Family:
         return self._exit
 
     def _fork(self, index: int, child: _Child) -> None:
+        """With the stop signals held back: one between the fork and `child.pid` would not reach the child, and one that
+        the child gets before its own handlers stand would run `_stop` there, and be lost."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                for number in (signal.SIGTERM, signal.SIGINT):
+                for number in _STOPS:
                     signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
                 os.close(self._held)
                 code = self._serve(index, lambda: _say(self._tell, index), self._lifeline)
             finally:
                 logging.shutdown()
                 os._exit(code)
         child.pid, child.since_s = pid, time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _listen(self) -> None:
         readable, _, _ = select.select([self._told], [], [], _POLL_S)

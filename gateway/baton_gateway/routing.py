@@ -43,15 +43,15 @@ Scored = tuple[float, str, str, WorkerView, Candidate]
 def pick(view: View, request: RouteRequest, now_s: float, policy: Policy) -> Route | Refusal:
     """The pair for `request`, or why there is none. `now_s` is on the clock of `suspended_until_s`."""
     decodes, out = _usable(view, Role.DECODE, request, now_s)
-    prefills, prefills_out = _usable(view, Role.PREFILL, request, now_s)
     if not decodes:
         return _no_decode(view, request)
     ranked = sorted([_score_decode(view, request, worker) for worker in decodes])
-    sources = sorted([_score_prefill(view, request, worker) for worker in prefills]) if prefills else []
-    candidates = (*[scored[-1] for scored in ranked + sources], *out, *prefills_out)
     best = ranked[0][3]
     if policy.mode == "aggregated":
-        return Route(best, None, "aggregated", candidates)
+        return Route(best, None, "aggregated", (*[scored[-1] for scored in ranked], *out))
+    prefills, prefills_out = _usable(view, Role.PREFILL, request, now_s)
+    sources = sorted([_score_prefill(view, request, worker) for worker in prefills]) if prefills else []
+    candidates = (*[scored[-1] for scored in ranked + sources], *out, *prefills_out)
     if request.num_tokens - _held_tokens(view, request, best) < policy.min_remote_prefill_tokens:
         reason = "short" if request.num_tokens < policy.min_remote_prefill_tokens else "cached_on_decode"
         return Route(best, None, reason, candidates)
@@ -84,7 +84,8 @@ def _usable(view: View, role: Role, request: RouteRequest, now_s: float) -> tupl
             usable.append(worker)
     if not usable:
         return suspended, out
-    out += [Candidate(worker.url, 0.0, (), "suspended") for worker in suspended]
+    if suspended:
+        out += [Candidate(worker.url, 0.0, (), "suspended") for worker in suspended]
     return usable, out
 
 

@@ -28,6 +28,9 @@ log = logging.getLogger("baton.operator")
 MANAGER = {"fieldManager": names.FIELD_MANAGER}
 PERMANENT = (400, 403, 405, 413, 415, 422)
 """What the API server will say again to the same words."""
+AT_ONCE, AT_ONCE_LATER = 8, 2
+"""Writes on their way together: of what Pods wait for, of the rest. The controllers that make the Pods ask one request
+after the other, so whoever floods the API server makes every Pod late, its own first."""
 
 
 def is_permanent(error: KubernetesError) -> bool:
@@ -62,21 +65,21 @@ class Writer:
         self._timeout_s = timeout_s
         self._futile: dict[tuple[str, str, str], tuple[str, str]] = {}
         self._refused: dict[tuple[str, str, str], tuple[str, KubernetesError]] = {}
+        self._doors = {True: asyncio.Semaphore(AT_ONCE), False: asyncio.Semaphore(AT_ONCE_LATER)}
 
     def forgive(self, key: Key) -> None:
         """What was refused may be tried once more."""
         for place in [place for place in self._refused if place[1] == key[0]]:
             del self._refused[place]
 
-    async def carry_out(self, namespace: str, actions: Iterable[Action]) -> Outcome:
-        """Stage by stage; within a stage all at once. What fails does not keep others from being tried."""
-        outcome = Outcome()
+    async def carry_out(self, namespace: str, actions: Iterable[Action], outcome: Outcome) -> None:
+        """Stage by stage; within a stage all at once. What fails does not keep others from being tried; what came of it
+        is added to `outcome`."""
         for _, stage in groupby(actions, key=lambda action: action.stage):
             together = [self._attempt(namespace, action, outcome) for action in stage]
             await asyncio.gather(*together)
             if outcome.retry is not None:
                 break
-        return outcome
 
     async def _attempt(self, namespace: str, action: Action, outcome: Outcome) -> None:
         place, wish = (action.kind.kind, namespace, action.name), digest([action.verb, action.body, action.uid], 32)
@@ -87,8 +90,9 @@ class Writer:
         if self._futile.get(place) == (wish, self._version(place)):
             return
         try:
-            before = self._version(place)
-            answer = await self._write(namespace, action)
+            async with self._doors[action.kind.stage <= kinds.STARTS]:
+                before = self._version(place)
+                answer = await self._write(namespace, action)
         except KubernetesError as error:
             self._telemetry.error(action.kind.plural, error)
             if action.verb == "delete" and error.status in (404, 409):
@@ -159,21 +163,20 @@ class Writer:
             made = await self._call("PATCH", kinds.SECRET.path(namespace, action.name), labels, MERGE)
         return {name: value for name, value in made.items() if name != "data"}
 
-    async def write_status(self, kind: Kind, raw: Json, status: Json) -> bool:
-        """True when it had to be written. Raises KubernetesError."""
-        if (raw.get("status") or {}) == status:
-            return False
+    async def write_status(self, kind: Kind, raw: Json, status: Json) -> None:
+        """Raises KubernetesError."""
         namespace, name = raw["metadata"]["namespace"], name_of(raw)
         metadata = {"name": name, "namespace": namespace}
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "status": status}
-        answer = await self._call("PATCH", kind.path(namespace, name, "status"), body, APPLY, force="true")
+        async with self._doors[False]:
+            answer = await self._call("PATCH", kind.path(namespace, name, "status"), body, APPLY, force="true")
         self._observer.put(kind, answer)
         self._telemetry.wrote("status", kind.kind, "changed")
-        return True
 
     async def emit(self, event: Json) -> None:
         """An Event object. Raises KubernetesError."""
-        await self._call("POST", kinds.EVENT.path(event["metadata"]["namespace"]), event)
+        async with self._doors[False]:
+            await self._call("POST", kinds.EVENT.path(event["metadata"]["namespace"]), event)
         self._telemetry.wrote("create", kinds.EVENT.kind, event["reason"])
 
     async def _call(

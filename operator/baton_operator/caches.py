@@ -74,8 +74,9 @@ class Cache(Generic[T]):
 
     # What the writer calls.
 
-    def put(self, raw: Json) -> None:
-        """Older news than what is known is none: the answer to a write overtakes the watch, or the watch the answer."""
+    def put(self, raw: Json, *, tell: bool = True) -> None:
+        """Older news than what is known is none: the answer to a write overtakes the watch, or the watch the answer.
+        Nobody is told of what makes no difference here, nor with `tell` False: the writer knows its own answers."""
         place, version = _place(raw), int(raw["metadata"].get("resourceVersion", 0))
         uid = str(raw["metadata"].get("uid", ""))
         known = self._known.get(place)
@@ -85,9 +86,12 @@ class Cache(Generic[T]):
         key = self._model_of(raw)
         if known is not None and known.model != key:
             self._drop(place)
+        items, kept = self._by_model.setdefault(key, {}), self._keep(raw)
+        before = items.get(name_of(raw))
         self._known[place] = Known(version, key, uid)
-        self._by_model.setdefault(key, {})[name_of(raw)] = self._keep(raw)
-        self._changed(key)
+        items[name_of(raw)] = kept
+        if tell and (before is None or not _is_same(before, kept)):
+            self._changed(key)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
         """Deleted by us: what the watch still says of this `uid` is older."""
@@ -126,3 +130,29 @@ def whole(raw: Json) -> Json:
     """Everything but the bookkeeping of field managers, which is as large as the rest."""
     raw["metadata"].pop("managedFields", None)
     return raw
+
+
+def settings_of(raw: Json) -> Json:
+    """Without status: of kinds whose status is nothing to the operator, and changes whenever a Pod does."""
+    raw.pop("status", None)
+    return whole(raw)
+
+
+def deployment(raw: Json) -> Json:
+    """Of the status only what is read: the rest is news about news."""
+    status = raw.get("status") or {}
+    conditions = [item for item in status.get("conditions") or () if item["type"] == "ReplicaFailure"]
+    kept = {name: status[name] for name in ("replicas", "readyReplicas") if name in status}
+    raw["status"] = kept | ({"conditions": conditions} if conditions else {})
+    return whole(raw)
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """But for the version."""
+    if not isinstance(after, dict):
+        return bool(before == after)
+    fields = {*before, *after} - {"metadata"}
+    if any(before.get(name) != after.get(name) for name in fields):
+        return False
+    names = {*before["metadata"], *after["metadata"]} - {"resourceVersion"}
+    return all(before["metadata"].get(name) == after["metadata"].get(name) for name in names)

@@ -9,7 +9,7 @@ from baton_api.kubernetes import GROUP, MODEL_PLURAL, POOL_KIND, POOL_PLURAL, VE
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`group` "" is the core group. `stage` is when it is written: what others need comes first."""
+    """`group` "" is the core group. `stage` is when it is written: what Pods need to start comes first."""
 
     group: str
     version: str
@@ -32,17 +32,19 @@ class Kind:
 
 MODEL = Kind(GROUP, VERSION, "Model", MODEL_PLURAL)
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
-ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
-ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", stage=1)
+ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles", stage=2)
+ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", stage=3)
 SECRET = Kind("", "v1", "Secret", "secrets", metadata_only=True)
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
-SERVICE = Kind("", "v1", "Service", "services")
-POOL = Kind(GROUP, VERSION, POOL_KIND, POOL_PLURAL, stage=1)
-DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments", stage=2)
+SERVICE = Kind("", "v1", "Service", "services", stage=2)
+POOL = Kind(GROUP, VERSION, POOL_KIND, POOL_PLURAL, stage=2)
+DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments", stage=1)
 BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", stage=3)
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", stage=3)
 POD_MONITOR = Kind("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors", stage=3, optional=True)
 SERVICE_MONITOR = Kind("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors", stage=3, optional=True)
+STARTS = DEPLOYMENT.stage
+"""Up to this stage Pods wait for what is written; a RoleBinding comes after its Role, which the API server reads."""
 POD = Kind("", "v1", "Pod", "pods")
 EVENT = Kind("", "v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")

@@ -13,11 +13,18 @@ from baton_wire.kube_api import KubeApi
 from baton_wire.kube_watch import Reflector, Wanted, WatchTimes
 
 from . import kinds
-from .caches import Cache, whole
+from .caches import Cache, deployment, settings_of, whole
 from .kinds import Kind
 from .settings import OperatorSettings
 from .snapshot import Key, Snapshot, pod_state
 
+KEEP: dict[Kind, Callable[[dict[str, Any]], Any]] = {
+    kinds.MODEL: whole,
+    kinds.POOL: whole,
+    kinds.DEPLOYMENT: deployment,
+    kinds.POD: pod_state,
+}
+"""What of an object is remembered; of other kinds all but the status."""
 OURS = {"labelSelector": selector_text({MANAGED_BY_LABEL: FIELD_MANAGER})}
 
 
@@ -65,8 +72,8 @@ class Observer:
         return Snapshot(model, children, pods, optional)
 
     def put(self, kind: Kind, raw: dict[str, Any]) -> None:
-        """The answer to a write: read it back before the watch says it."""
-        self._cache(kind, str(raw["metadata"]["namespace"])).put(raw)
+        """The answer to a write: read it back before the watch says it. It is no reason for another look."""
+        self._cache(kind, str(raw["metadata"]["namespace"])).put(raw, tell=False)
 
     def version(self, kind: Kind, namespace: str, name: str) -> str:
         return self._cache(kind, namespace).version(namespace, name)
@@ -82,7 +89,7 @@ class Observer:
             group.create_task(self._look_for_optional(group))
 
     def _add(self, kind: Kind) -> None:
-        keep: Callable[[dict[str, Any]], Any] = pod_state if kind is kinds.POD else whole
+        keep = KEEP.get(kind, settings_of)
         self._caches[kind.kind] = [Cache(kind, space, keep, self._changed) for space in self._namespaces]
 
     def _cache(self, kind: Kind, namespace: str) -> Cache[Any]:

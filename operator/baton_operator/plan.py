@@ -1,7 +1,8 @@
 """What to write, in which order and why: the difference between what should be and what is. Pure.
 
-Nothing is written that is as wanted already. What others need comes first: accounts, settings and Services, then Pools,
-then Deployments (up before down), then budgets and policies; what is no longer wanted goes last.
+Nothing is written that is as wanted already. What Pods need to start comes first: accounts, secrets and settings, then
+Deployments (up before down); then Roles, Services and Pools, then RoleBindings, budgets and policies; what is no longer
+wanted goes last.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class Plan:
     step: Step
     sizes: Mapping[Role, int]
     counts: Mapping[Role, RoleCounts]
+
+    def split(self) -> tuple[list[Action], list[Action]]:
+        """What Pods wait for; the rest."""
+        waited_for = [action for action in self.actions if action.stage <= kinds.STARTS]
+        return waited_for, [action for action in self.actions if action.stage > kinds.STARTS]
 
 
 def plan(model: Model, owner: Owner, wanted: Desired, snapshot: Snapshot) -> Plan:

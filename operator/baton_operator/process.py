@@ -135,10 +135,13 @@ class Operator:
         start_s = time.monotonic()
         outcome = "internal"
         try:
-            error = await self.reconciler.reconcile(key)
+            looked = await self.reconciler.reconcile(key)
+            error = looked.error
             outcome = "ok" if error is None else error.code or error.reason
             if error is None:
                 self._backoffs.pop(key, None)
+                if looked.again_s is not None:
+                    self.queue.add(key, looked.again_s)
             else:
                 self._later(key, error.retry_after_s or 0.0)
         except Exception:

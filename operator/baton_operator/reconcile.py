@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from baton_api.crd import Model, parse_model
@@ -16,6 +18,7 @@ from .desired import Desired, desired
 from .events import events_of
 from .objects import Owner
 from .observe import Observer
+from .patience import Patience
 from .plan import Plan, plan
 from .settings import OperatorSettings
 from .snapshot import Key, Snapshot
@@ -23,6 +26,16 @@ from .status import View, model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
 log = logging.getLogger("baton.operator")
+REMEMBERED = 512
+"""Models whose wishes are kept worked out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What came of a look: what went wrong, if trying again may help; when to look again anyway."""
+
+    error: KubernetesError | None = None
+    again_s: float | None = None
 
 
 class Reconciler:
@@ -33,52 +46,112 @@ class Reconciler:
         self._writer = writer
         self._settings = settings
         self._now = now
+        self._patience = Patience(settings.progress_s, time.monotonic)
+        self._worked_out: dict[Key, tuple[Wish, Model, Desired]] = {}
 
-    async def reconcile(self, key: Key) -> KubernetesError | None:
-        """What went wrong, if trying again may help."""
+    async def reconcile(self, key: Key) -> Looked:
+        """What Pods wait for is written first; then other Models have their turn before the rest is."""
         snapshot = self._observer.snapshot(key)
         if snapshot is None or "deletionTimestamp" in snapshot.model["metadata"]:
-            return None  # its children have owner references: the cluster itself takes them away
+            self._patience.forget(key)
+            self._worked_out.pop(key, None)
+            return Looked()  # its children have owner references: the cluster itself takes them away
         try:
-            model = parse_model(snapshot.model)
-        except SettingError as error:
-            return await self._say_stalled(snapshot, Reason.INVALID_SPEC, error)
-        owner = Owner(key[1], key[0], snapshot.model["metadata"]["uid"])
-        try:
-            wanted = desired(model, owner, self._settings, snapshot.optional)
-        except SettingError as error:
-            return await self._say_stalled(snapshot, Reason.NOT_SUPPORTED, error)
-        planned = plan(model, owner, wanted, snapshot)
-        outcome = await self._writer.carry_out(key[0], planned.actions)
+            model, wanted = self._work_out(key, snapshot)
+        except Unservable as refusal:
+            return await self._say_stalled(snapshot, refusal)
+        owner = _owner(snapshot.model)
+        planned, outcome = plan(model, owner, wanted, snapshot), Outcome()
+        waited_for, rest = planned.split()
+        await self._writer.carry_out(key[0], waited_for, outcome)
+        if outcome.wrote and rest and outcome.retry is None:
+            return Looked(again_s=0.0)
+        if outcome.retry is None:
+            await self._writer.carry_out(key[0], rest, outcome)
         if outcome.wrote:
             snapshot = self._observer.snapshot(key)
             if snapshot is None:
-                return outcome.retry
+                return Looked(outcome.retry)
             planned = plan(model, owner, wanted, snapshot)
+        again_s = 0.0 if outcome.wrote and planned.actions else None
         try:
-            await self._say(model, wanted, snapshot, planned, outcome)
+            held_s = await self._say(model, wanted, snapshot, planned, outcome)
         except KubernetesError as error:
-            return outcome.retry or error
-        return outcome.retry
+            return Looked(outcome.retry or error)
+        return Looked(outcome.retry, held_s if again_s is None else again_s)
 
-    async def _say(self, model: Model, wanted: Desired, snapshot: Snapshot, planned: Plan, outcome: Outcome) -> None:
+    def _work_out(self, key: Key, snapshot: Snapshot) -> tuple[Model, Desired]:
+        """The same for every look until the Model changes. Raises Unservable."""
+        metadata = snapshot.model["metadata"]
+        wish: Wish = (str(metadata["uid"]), int(metadata.get("generation", 0)), snapshot.optional)
+        known = self._worked_out.pop(key, None)
+        if known is None or known[0] != wish:
+            known = (wish, *_worked_out(snapshot, self._settings))
+        self._worked_out[key] = known
+        if len(self._worked_out) > REMEMBERED:
+            del self._worked_out[next(iter(self._worked_out))]
+        return known[1:]
+
+    async def _say(
+        self, model: Model, wanted: Desired, snapshot: Snapshot, planned: Plan, outcome: Outcome
+    ) -> float | None:
+        """When to look again for what is held back; None: nothing is."""
         view = View(model, snapshot, wanted.revision, planned, tuple(outcome.refused))
+        key, held = (model.metadata.namespace, model.metadata.name), []
         for role in planned.sizes:
             pool = snapshot.pool(role)
             if pool is not None:
-                await self._writer.write_status(kinds.POOL, pool, pool_status(view, role, pool, self._now()))
-        await self._say_of_model(snapshot.model, model_status(view, self._now()))
+                status = pool_status(view, role, pool, self._now())
+                left_s = self._patience.left(key, kinds.POOL, pool, status)
+                if left_s == 0.0:
+                    await self._writer.write_status(kinds.POOL, pool, status)
+                held.append(left_s)
+        held.append(await self._say_of_model(snapshot.model, model_status(view, self._now())))
+        return min((left_s for left_s in held if left_s), default=None)
 
-    async def _say_of_model(self, raw: Json, status: Json) -> None:
+    async def _say_of_model(self, raw: Json, status: Json) -> float | None:
         """The status first: an operator killed between the two loses an Event, not the truth."""
-        events = events_of(raw, status, self._now())
-        if await self._writer.write_status(kinds.MODEL, raw, status):
+        key = (str(raw["metadata"]["namespace"]), str(raw["metadata"]["name"]))
+        left_s = self._patience.left(key, kinds.MODEL, raw, status)
+        if left_s == 0.0:
+            events = events_of(raw, status, self._now())
+            await self._writer.write_status(kinds.MODEL, raw, status)
             for event in events:
                 await self._writer.emit(event)
+        return left_s
 
-    async def _say_stalled(self, snapshot: Snapshot, reason: Reason, error: SettingError) -> KubernetesError | None:
+    async def _say_stalled(self, snapshot: Snapshot, refusal: Unservable) -> Looked:
+        status = stalled_status(snapshot.model, refusal.reason, refusal.error.message, self._now())
         try:
-            await self._say_of_model(snapshot.model, stalled_status(snapshot.model, reason, error.message, self._now()))
+            await self._say_of_model(snapshot.model, status)
         except KubernetesError as failure:
-            return None if failure.status == 404 else failure
-        return None
+            return Looked(None if failure.status == 404 else failure)
+        return Looked()
+
+
+Wish = tuple[str, int, frozenset[str]]
+"""What a Model's objects depend on: uid and generation, and which CRDs of others there are."""
+
+
+class Unservable(Exception):
+    """A Model that is not served as it stands."""
+
+    def __init__(self, reason: Reason, error: SettingError) -> None:
+        super().__init__(error.message)
+        self.reason, self.error = reason, error
+
+
+def _worked_out(snapshot: Snapshot, settings: OperatorSettings) -> tuple[Model, Desired]:
+    try:
+        model = parse_model(snapshot.model)
+    except SettingError as error:
+        raise Unservable(Reason.INVALID_SPEC, error) from error
+    try:
+        return model, desired(model, _owner(snapshot.model), settings, snapshot.optional)
+    except SettingError as error:
+        raise Unservable(Reason.NOT_SUPPORTED, error) from error
+
+
+def _owner(raw: Json) -> Owner:
+    metadata = raw["metadata"]
+    return Owner(str(metadata["name"]), str(metadata["namespace"]), str(metadata["uid"]))

@@ -37,6 +37,9 @@ class OperatorSettings:
     leader: LeaderSettings = setting(description="leader election", factory=LeaderSettings)
     workers: int = setting(4, "Models reconciled at once", low=1, high=256)
     settle_s: float = setting(0.05, "changes within so long are looked at together", low=0, high=10)
+    progress_s: float = setting(
+        5.0, "news that is only progress waits so long for more; what comes to rest is said at once", low=0, high=60
+    )
     service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "where token, ca.crt and namespace are")
     resync_s: float = setting(600.0, "between two looks at a Model without any event", low=1)
     watch_timeout_s: float = setting(240.0, "the API server ends a watch after so long", low=1, high=3600)

@@ -85,14 +85,16 @@ class Cluster:
 
 
 @contextmanager
-def cluster_for(directory: Path, crds: Path) -> Iterator[Cluster]:
-    """With the CRDs of a folder, there before the controllers: the garbage collector looks for new kinds every 30 s.
+def cluster_for(directory: Path, crds: Path | None = None) -> Iterator[Cluster]:
+    """With the CRDs of a folder (None: none of ours), there before the controllers: the garbage collector looks for new
+    kinds every 30 s.
 
     Skips loudly when there is neither KUBECONFIG nor KUBE_ASSETS.
     """
     if given := os.environ.get("KUBECONFIG"):
         cluster = Cluster(Path(given), None)
-        cluster.install(crds)
+        if crds is not None:
+            cluster.install(crds)
         yield cluster
         return
     assets = os.environ.get("KUBE_ASSETS", "")
@@ -106,7 +108,8 @@ def cluster_for(directory: Path, crds: Path) -> Iterator[Cluster]:
     try:
         plane.up()
         started = Cluster(plane.kubeconfig, plane)
-        started.install(crds)
+        if crds is not None:
+            started.install(crds)
         started.start_controllers()
         yield started
     finally:

@@ -28,6 +28,7 @@ def operator_settings(**changes: Any) -> OperatorSettings:
         "gateway_image": "localhost/baton-gateway:test",
         "leader": LeaderSettings(enabled=False),
         "settle_s": 0.01,
+        "progress_s": 0.1,
         "retry_base_s": 0.05,
         "retry_max_s": 0.5,
         "request_timeout_s": 10.0,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baton_engine.linear import CopyBudget, GatedLinear, Linear, empty_weight
+from baton_engine.linear import CopyBudget, GatedLinear, Linear, empty_weight, filled, rows_for
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def test_every_batch_size_gives_the_plain_product(
     weight = empty_weight(rows_out, columns, dtype, CPU).copy_(torch.randn(rows_out, columns))
     offset = torch.randn(rows_out).to(dtype) if bias else None
     linear = Linear(weight, offset, CopyBudget(budget_bytes))
-    for rows in (1, 2, 7, 64, 65, 200):
+    for rows in (1, 2, 7, 9, 64, 65, 200, 300):
         x = torch.randn(rows, columns).to(dtype)
         found = linear(x)
         assert found.dtype == dtype
@@ -44,13 +44,23 @@ def test_every_batch_size_gives_the_plain_gated_product(dtype: torch.dtype, bias
     weight = empty_weight(2 * inner, columns, dtype, CPU).copy_(torch.randn(2 * inner, columns) * columns**-0.5)
     offset = torch.randn(2 * inner).to(dtype) if bias else None
     gated = GatedLinear(weight, offset, CopyBudget(budget_bytes))
-    for rows in (1, 2, 7, 64, 65, 200):
+    for rows in (1, 2, 7, 9, 64, 65, 200, 300):
         x = torch.randn(rows, columns).to(dtype)
         gate, up = F.linear(x.float(), weight.float(), None if offset is None else offset.float()).chunk(2, dim=-1)
         found = gated(x)
         assert found.dtype == dtype
         tolerance = 1e-5 if dtype == torch.float32 else 0.05
         torch.testing.assert_close(found.float(), F.silu(gate) * up, rtol=2e-2, atol=tolerance)
+
+
+def test_packed_products_are_made_with_few_numbers_of_rows() -> None:
+    numbers = {rows_for(rows) for rows in range(1, 2049)}
+    assert len(numbers) == 52 and numbers == {rows_for(rows) for rows in numbers}
+    for rows in range(1, 2049):
+        assert rows <= rows_for(rows) <= (1.25 if rows <= 256 else 1.125) * rows
+    x = torch.ones(17, 3)
+    assert torch.equal(filled(x), F.pad(x, (0, 0, 0, 3)))
+    assert filled(full := torch.ones(16, 3)) is full
 
 
 def test_a_packed_weight_that_stands_alone_costs_the_budget_only_when_the_plain_one_is_kept() -> None:

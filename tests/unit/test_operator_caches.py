@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from baton_operator.caches import BURIED, Cache, whole
+import pytest
+
+from baton_operator.caches import BURIED, Cache, deployment, settings_of, whole
 from baton_operator.kinds import CONFIG_MAP
 from baton_operator.snapshot import Key
 from baton_operator.work_queue import WorkQueue
@@ -76,6 +79,53 @@ def test_what_is_not_listed_is_gone_and_a_new_label_moves_an_object() -> None:
     at.replace(Listing((item(7, model="n"),), "9"))
     assert at.listed and not at.of(KEY) and at.of(("ns", "n"))["a"]["version"] == 7
     assert told[-1] == ("ns", "n") and KEY in told[2:]
+
+
+def test_the_writer_is_not_told_of_its_own_answers() -> None:
+    at, told = cache()
+    at.put(item(5), tell=False)
+    at.apply(Event("MODIFIED", item(5)))
+    assert at.of(KEY)["a"]["version"] == 5 and told == []
+    at.apply(Event("MODIFIED", item(6)))
+    assert told == [KEY]
+
+
+def with_status(number: int, **changes: Any) -> dict[str, Any]:
+    metadata = {"name": "a", "namespace": "ns", "uid": "1", "resourceVersion": str(number)}
+    metadata |= {"labels": {"baton.dev/model": "m"}, "managedFields": [number]}
+    return {"metadata": metadata, "spec": {"replicas": 1}, "status": changes}
+
+
+@pytest.mark.parametrize(
+    ("keep", "before", "after", "tells"),
+    [
+        (deployment, {"readyReplicas": 1}, {"readyReplicas": 1, "updatedReplicas": 1}, False),
+        (deployment, {"readyReplicas": 1}, {"readyReplicas": 2}, True),
+        (deployment, {"replicas": 1}, {}, True),
+        (deployment, {}, {"conditions": [{"type": "Progressing", "status": "True"}]}, False),
+        (deployment, {}, {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}, True),
+        (settings_of, {"currentHealthy": 1}, {"currentHealthy": 2}, False),
+        (whole, {"replicas": 1}, {"replicas": 2}, True),
+        (whole, {"replicas": 1}, {"replicas": 1}, False),
+    ],
+)
+def test_only_what_is_read_is_a_reason_to_look(
+    keep: Callable[[Any], Any], before: dict[str, Any], after: dict[str, Any], tells: bool
+) -> None:
+    told: list[Key] = []
+    at = Cache(CONFIG_MAP, "", keep, told.append)
+    at.put(with_status(1, **before))
+    at.put(with_status(2, **after))
+    assert at.version("ns", "a") == "2" and len(told) == (2 if tells else 1)
+    changed = with_status(3, **after)
+    changed["spec"]["replicas"] = 2
+    at.put(changed)
+    assert len(told) == (3 if tells else 2)
+    relabelled = with_status(4, **after)
+    relabelled["spec"]["replicas"] = 2
+    relabelled["metadata"]["labels"]["x"] = "y"
+    at.put(relabelled)
+    assert len(told) == (4 if tells else 3)
 
 
 async def test_changes_while_a_model_is_looked_at_are_looked_at_afterwards_once() -> None:

@@ -269,7 +269,8 @@ class Connection(asyncio.Protocol):
             return
         self._phase = IDLE
         self._since = self._loop.time()
-        self._resume_reading()
+        if self._reading_paused:
+            self._resume_reading()
         if self._buffer:
             self._advance()
 

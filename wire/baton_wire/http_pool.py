@@ -118,7 +118,7 @@ class Pool:
     # Owner of connections
 
     def connection_free(self, upstream: Upstream) -> None:
-        applicant = self._next_waiting()
+        applicant = self._next_waiting() if self._waiting else None
         if applicant is not None:
             applicant.connected(upstream)
         elif len(self._idle) < self._limits.max_idle_per_peer:
