@@ -65,7 +65,8 @@ class Table:
     lines: list[str] = field(default_factory=list)
 
     def add(self, fault: str, outcome: Outcome, whole_s: float, allowed: str) -> None:
-        why = "; ".join(f"{count} x {said.split(' on a total')[0]}" for said, count in outcome.why.most_common())
+        short = Counter(str(one.failed).partition(": ")[0] for one in outcome.failed)
+        why = "; ".join(f"{count} x {said}" for said, count in short.most_common())
         times = f"{outcome.took_s(0.5):.2f} | {outcome.took_s(0.99):.2f} | {whole_s:.1f}"
         failed = f"{len(outcome.failed)}{f': {why}' if why else ''}"
         self.lines.append(f"| {fault} | {len(outcome.seen)} | {failed} | {allowed or 'nothing'} | {times} |")
