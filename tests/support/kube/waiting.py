@@ -99,8 +99,9 @@ def _follow(watch: subprocess.Popen[str], seen: Seen) -> None:
     """Documents come one after another, over several lines each."""
     assert watch.stdout is not None
     text = ""
-    for line in watch.stdout:
-        text += line
-        if line == "}\n":
-            seen.take(json.loads(text))
-            text = ""
+    with watch.stdout as lines:
+        for line in lines:
+            text += line
+            if line == "}\n":
+                seen.take(json.loads(text))
+                text = ""
