@@ -40,7 +40,7 @@ test: install  ## the whole suite, then the branch coverage of the pure modules
 .PHONY: e2e images
 
 e2e: install  ## our images on a real cluster: KUBECONFIG's, or one started from KUBE_ASSETS (as root)
-	$(BIN)/python -m pytest -m e2e tests/e2e -rs -s --durations 10 $(ARGS)
+	$(BIN)/python -m pytest -m e2e -rs -s --durations 10 $(or $(ARGS),tests/e2e)
 
 images: install  ## build every image with buildah (as root); seconds and sizes
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m support.kube.images ../.baton/images

@@ -1,7 +1,11 @@
-"""Faults of processes, Pods and node under 20 streams/s: which requests fail, and why each was allowed to."""
+"""Faults of processes, Pods and node under 20 streams/s: which requests fail, and why each was allowed to.
+
+BATON_E2E_FAULTS names a file for the table (docs/faults-on-a-node.md).
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +17,7 @@ from support.kube.faults import FAULTS, Fault, Scene
 from support.kube.foreign import ForeignCluster
 from support.kube.images import REPOSITORY
 from support.kube.release import Deployed, Release, eventually, namespace
-from support.kube.under_load import load
+from support.kube.under_load import Table, load
 
 RATE = 20.0
 TWO_OF_EACH = (
@@ -39,9 +43,17 @@ def scene(cluster: Cluster | ForeignCluster, values: Path) -> Iterator[Scene]:
         release.uninstall()
 
 
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    made = Table()
+    yield made
+    if (path := os.environ.get("BATON_E2E_FAULTS")) and made.lines:
+        Path(path).write_text(made.text(RATE))
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_only_what_a_fault_allows_fails(fault: Fault, scene: Scene, tmp_path: Path) -> None:
+def test_only_what_a_fault_allows_fails(fault: Fault, scene: Scene, table: Table, tmp_path: Path) -> None:
     with load(scene.demo, RATE, tmp_path) as outcome:
         time.sleep(5)
         at_s = time.time()
@@ -49,6 +61,7 @@ def test_only_what_a_fault_allows_fails(fault: Fault, scene: Scene, tmp_path: Pa
         eventually("all is whole again", scene.whole, 120)
         whole_s = time.time() - at_s
         time.sleep(3)
+    table.add(fault.name, outcome, whole_s, fault.excuse.why if fault.excuse else "")
     forbidden = [seen for seen in outcome.failed if not fault.allows(seen, at_s)]
     print(f"\n{fault.name}: {outcome.line()}; whole after {whole_s:.1f} s; {dict(outcome.why)}")
     assert not forbidden, forbidden[:3]

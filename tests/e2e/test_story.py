@@ -11,6 +11,7 @@ from support.kube.cluster import Cluster
 from support.kube.foreign import ForeignCluster
 from support.kube.images import REPOSITORY
 from support.kube.release import Deployed, Release, eventually, objects
+from support.kube.waiting import watched
 
 LONG = "In Baton, a prefill worker computes the prompt and a decode worker generates the answer from its KV blocks. "
 QUESTION = "What is a KV ticket?"
@@ -31,10 +32,11 @@ def test_a_model_is_installed_served_scaled_and_leaves_nothing(
     release.install()
 
     demo = Deployed(cluster, models_namespace)
-    began_s = time.monotonic()
-    demo.apply(REPOSITORY / "examples/01-smallest.yaml")
-    demo.until_ready()
-    print(f"\n{helm}: apply to Ready {time.monotonic() - began_s:.1f} s")
+    with watched(demo) as seen:
+        demo.apply(REPOSITORY / "examples/01-smallest.yaml")
+        demo.until_ready()
+        eventually("the watch has seen it too", lambda: ("model", "ready") in seen.times_s, 10)
+    print(f"\n{helm}: from apply to Ready\n{seen.table()}")
 
     answers = demo.ask(QUESTION, *(LONG * count + QUESTION for count in (2, 3, 4)))
     assert answers[0]["text"].startswith(ANSWER)

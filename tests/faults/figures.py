@@ -176,6 +176,10 @@ def _after_hold(rounds: Rounds, role: str, source: str) -> float:
     )
 
 
+def losses(rounds: Rounds) -> float:
+    return max((len(round_.losses_s) for round_ in rounds), default=0)
+
+
 def settled_s(rounds: Rounds) -> float:
     """How long after the fault the last stream that it hit heard of it: its error, or its next token."""
     return max((told for round_ in rounds for seen in hit(round_) for told in _told(seen, moment(round_))), default=0.0)

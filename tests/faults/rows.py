@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from . import figures
-from .story import Break, Cut, EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Shim, Story, Terminate, Wait
+from .story import Break, Cut, EndLoad, Freeze, Hold, Kill, Load, Measure, Restart, Shim, Starve, Story, Terminate, Wait
 
 SHORT = Load(streams=50, prompt_tokens=(40, 300), max_tokens=(16, 96))
 LONG = Load(streams=50, prompt_tokens=(700, 1400), max_tokens=(8, 32))
@@ -254,6 +254,14 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
             (*ALWAYS, DETECT, Measure("told within", "s", figures.settled_s), decode_dies[0]),
             ANSWERS,
             may_break=not resume,
+        ),
+        Story(
+            "10s",
+            "the only decode worker runs for 0.4 s of every 3.4 s, for 34 s: slow, not lost for good",
+            (Wait(0.5, 1.5), Starve("decode", stopped_s=3.0, running_s=0.4, times=10), Wait(1.0, 2.0), EndLoad()),
+            (*ALWAYS, NONE_FAILED, Measure("times it was taken for lost", "count", figures.losses, 2)),
+            replace(SHORT, streams=20),
+            decode=1,
         ),
         Story(
             "10g",

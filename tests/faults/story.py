@@ -123,6 +123,17 @@ class Freeze:
 
 
 @dataclass(frozen=True, slots=True)
+class Starve:
+    """One worker of the role gets the processor for `running_s`, then none for `stopped_s`, and so on `times` times:
+    as on a machine that has far too much to do."""
+
+    role: str
+    stopped_s: float
+    running_s: float
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
 class Break:
     """The next `steps` steps of one decode worker's engine fail (support.faulty_worker); `exits`: waits until it has
     ended itself."""
@@ -166,7 +177,7 @@ class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Break | Cut | Shim | Hold | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Starve | Break | Cut | Shim | Hold | Restart | EndLoad
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from .story import (
     Round,
     Seen,
     Shim,
+    Starve,
     Story,
     Terminate,
     Wait,
@@ -135,6 +136,15 @@ class Theatre:
                 child.process.send_signal(signal.SIGSTOP)
                 time.sleep(for_s)
                 child.process.send_signal(signal.SIGCONT)
+                marks["thaw"] = time.monotonic()
+            case Starve(role, stopped_s, running_s, times):
+                _, child = self._pick(role, rng)
+                marks["freeze"] = time.monotonic()
+                for _ in range(times):
+                    child.process.send_signal(signal.SIGSTOP)
+                    time.sleep(stopped_s)
+                    child.process.send_signal(signal.SIGCONT)
+                    time.sleep(running_s)
                 marks["thaw"] = time.monotonic()
             case Break(kind, steps, exits):
                 name, child = self._pick("decode", rng)

@@ -15,6 +15,8 @@ from .load import Seen
 from .release import Deployed, eventually
 
 Pod = Any
+NODE_GRACE_S = 30.0
+"""node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 10 s old when it stops."""
 GATEWAY_GONE_S = 5.0
 """Until readiness and kube-proxy have taken a dead gateway out of the Service."""
 
@@ -53,15 +55,45 @@ def is_so(thing: Any, condition: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Excuse:
+    """Why requests may fail, and which: `covers(request, when the fault befell)`."""
+
+    why: str
+    covers: Callable[[Seen, float], bool]
+
+
+def at_a_gateway(seen: Seen, at_s: float) -> bool:
+    """Under way at the fault, or begun before the gateway was left out."""
+    return seen.began_s < at_s + GATEWAY_GONE_S and seen.began_s + seen.took_s >= at_s
+
+
+def at_a_node_given_up(seen: Seen, at_s: float) -> bool:
+    """Never connected, and so late that the node was no longer Ready."""
+    return seen.status == 0 and seen.began_s > at_s + NODE_GRACE_S
+
+
+DEAD = Excuse(
+    "connections of clients end in that process: those under way break, new ones are refused until it is left out",
+    at_a_gateway,
+)
+STOPPED = Excuse("connections of clients end in that process: they wait as long as it is stopped", at_a_gateway)
+GIVEN_UP = Excuse(
+    "50 s after a node's last word Kubernetes takes its Pods out of every Service, and here it is the only node: "
+    "new connections are refused until it is back, those under way go on",
+    at_a_node_given_up,
+)
+
+
+@dataclass(frozen=True)
 class Fault:
-    """`gateway`: it breaks connections that clients have with a gateway, so those requests may fail."""
+    """Without an excuse no request may fail."""
 
     name: str
     befall: Callable[[Scene], None]
-    gateway: bool = False
+    excuse: Excuse | None = None
 
     def allows(self, seen: Seen, at_s: float) -> bool:
-        return self.gateway and seen.began_s < at_s + GATEWAY_GONE_S and seen.began_s + seen.took_s >= at_s
+        return self.excuse is not None and self.excuse.covers(seen, at_s)
 
 
 def kill(component: str) -> Callable[[Scene], None]:
@@ -96,11 +128,12 @@ def freeze(component: str, for_s: float = 10.0) -> Callable[[Scene], None]:
 
 
 def delete(component: str) -> Callable[[Scene], None]:
-    """At once, without a drain."""
+    """At once: the API server forgets it before the kubelet has ended it."""
 
     def befall(scene: Scene) -> None:
-        name = scene.pod(component)["metadata"]["name"]
-        scene.demo.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+        metadata = scene.pod(component)["metadata"]
+        now = ("--grace-period=0", "--force")
+        scene.cluster.kubectl("-n", metadata["namespace"], "delete", "pod", metadata["name"], *now)
 
     return befall
 
@@ -132,21 +165,25 @@ def evict(scene: Scene, name: str) -> bool:
     return scene.cluster.succeeds("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
+def of_a_gateway(who: str, excuse: Excuse) -> Excuse | None:
+    return excuse if who == "gateway" else None
+
+
 FAULTS = (
     *(
-        Fault(f"kill -9 of {who}", kill(who), gateway=who == "gateway")
+        Fault(f"kill -9 of {who}", kill(who), of_a_gateway(who, DEAD))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
     *(
-        Fault(f"SIGSTOP of {who}, 10 s", freeze(who), gateway=who == "gateway")
+        Fault(f"SIGSTOP of {who}, 10 s", freeze(who), of_a_gateway(who, STOPPED))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
     *(
-        Fault(f"{who} Pod deleted with grace 0", delete(who), gateway=who == "gateway")
-        for who in ("prefill", "decode", "gateway")
+        Fault(f"{who} Pod deleted with grace 0", delete(who), of_a_gateway(who, DEAD))
+        for who in ("prefill", "decode", "gateway", "operator")
     ),
     Fault("API server stopped, 60 s", stop("apiserver", 60)),
-    Fault("kubelet stopped, 60 s", stop("kubelet", 60)),
+    Fault("kubelet stopped, 60 s", stop("kubelet", 60), GIVEN_UP),
     Fault("DNS stopped, 20 s", stop("dns", 20)),
     Fault("every Pod evicted, one by one", evict_all),
 )

@@ -110,7 +110,7 @@ class Load:
             return
         event = json.loads(data)
         if "error" in event:
-            seen.failed = f"an error in the stream: {event['error']}"
+            seen.failed = f"an error in the stream ({event['error'].get('code')}): {event['error'].get('message')}"
         for choice in event.get("choices", ()):
             seen.text += choice["delta"].get("content") or ""
             if seen.first_s is None and seen.text:

@@ -18,6 +18,19 @@ from .load import Seen
 from .release import Deployed
 
 LOAD = Path(__file__).with_name("load.py")
+HEAD = (
+    "# Faults on a node: what clients lost",
+    "",
+    "Made by `make e2e ARGS=tests/e2e/test_faults.py` with BATON_E2E_FAULTS naming this file: a real node, our images,",
+    "two workers of each role and two gateways behind one Service. Each stream is a connection of its own and is never",
+    "tried again; a failed one was refused, broken off, or answered otherwise than before. A fault begins 5 s after",
+    "the load, which ends 3 s after all Pods and the Model are Ready again.",
+    "",
+)
+COLUMNS = (
+    "| fault | streams | failed | what may fail, and why | p50 s | p99 s | whole again after s |",
+    "|---|---|---|---|---|---|---|",
+)
 
 
 @dataclass
@@ -34,12 +47,32 @@ class Outcome:
     def why(self) -> Counter[str]:
         return Counter(str(one.failed) for one in self.failed)
 
-    def line(self) -> str:
+    def took_s(self, share: float) -> float:
         took = sorted(one.took_s for one in self.seen)
+        return took[min(len(took) - 1, int(len(took) * share))]
+
+    def line(self) -> str:
         span_s = max(one.began_s for one in self.seen) - min(one.began_s for one in self.seen)
-        p50, p99 = (took[min(len(took) - 1, int(len(took) * share))] for share in (0.5, 0.99))
         rate = len(self.seen) / span_s if span_s else 0.0
-        return f"{len(self.seen)} streams at {rate:.1f}/s, {len(self.failed)} failed; p50 {p50:.2f} s, p99 {p99:.2f} s"
+        times = f"p50 {self.took_s(0.5):.2f} s, p99 {self.took_s(0.99):.2f} s"
+        return f"{len(self.seen)} streams at {rate:.1f}/s, {len(self.failed)} failed; {times}"
+
+
+@dataclass
+class Table:
+    """One line per fault, as Markdown."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, fault: str, outcome: Outcome, whole_s: float, allowed: str) -> None:
+        short = Counter(str(one.failed).partition(": ")[0] for one in outcome.failed)
+        why = "; ".join(f"{count} x {said}" for said, count in short.most_common())
+        times = f"{outcome.took_s(0.5):.2f} | {outcome.took_s(0.99):.2f} | {whole_s:.1f}"
+        failed = f"{len(outcome.failed)}{f': {why}' if why else ''}"
+        self.lines.append(f"| {fault} | {len(outcome.seen)} | {failed} | {allowed or 'nothing'} | {times} |")
+
+    def text(self, rate: float) -> str:
+        return "\n".join((*HEAD, f"{rate:g} streams a second.", "", *COLUMNS, *self.lines, ""))
 
 
 @contextmanager
