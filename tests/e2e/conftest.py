@@ -64,11 +64,12 @@ def models_namespace(cluster: AnyCluster) -> Iterator[str]:
 
 @pytest.fixture
 def release(cluster: AnyCluster, release_namespace: str, values: Path) -> Iterator[Release]:
-    """Installed; uninstalled at the end."""
+    """Installed; uninstalled at the end, CRDs too."""
     made = Release(cluster, "helm", release_namespace, ("--values", str(values)))
     made.install()
     yield made
     made.uninstall()
+    made.remove_crds()
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def scene(cluster: Cluster | ForeignCluster, values: Path) -> Iterator[Scene]:
         yield made
         demo.kubectl("delete", "model", "demo", "--timeout=120s", timeout_s=150)
         release.uninstall()
+        release.remove_crds()
 
 
 @pytest.fixture(scope="module")

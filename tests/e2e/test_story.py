@@ -10,7 +10,7 @@ import pytest
 from support.kube.cluster import Cluster
 from support.kube.foreign import ForeignCluster
 from support.kube.images import REPOSITORY
-from support.kube.release import Deployed, Release, eventually, objects
+from support.kube.release import CRDS, Deployed, Release, eventually, objects
 from support.kube.waiting import watched
 
 LONG = "In Baton, a prefill worker computes the prompt and a decode worker generates the answer from its KV blocks. "
@@ -51,10 +51,10 @@ def test_a_model_is_installed_served_scaled_and_leaves_nothing(
     demo.kubectl("delete", "model", "demo", "--timeout=120s", timeout_s=150)
     eventually("nothing of the Model is left", lambda: not demo.left(), 120)
     release.uninstall()
-    crds = {f"apiextensions.k8s.io/v1|CustomResourceDefinition//{name}.baton.dev" for name in ("models", "pools")}
+    crds = {f"apiextensions.k8s.io/v1|CustomResourceDefinition//{name}" for name in CRDS}
     eventually("only the CRDs are left", lambda: objects(cluster) - before == crds, 60)
     print("left:", *sorted(objects(cluster) - before))
-    cluster.kubectl("delete", "crd", "models.baton.dev", "pools.baton.dev", "--timeout=60s")
+    release.remove_crds()
 
 
 def the_kv_moved_over_ucx(demo: Deployed) -> None:

@@ -20,6 +20,7 @@ from .foreign import ForeignCluster
 REPOSITORY = Path(__file__).resolve().parents[3]
 CHART = REPOSITORY / "charts/baton"
 ASK = Path(__file__).with_name("ask.py")
+CRDS = ("models.baton.dev", "pools.baton.dev")
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 UNTRACKED = (
     *("events", "events.events.k8s.io", "endpoints", "endpointslices.discovery.k8s.io", "componentstatuses"),
@@ -60,6 +61,10 @@ class Release:
 
     def uninstall(self) -> None:
         self._helm("uninstall", "--wait", "--timeout=120s")
+
+    def remove_crds(self) -> None:
+        """Which `uninstall` leaves."""
+        self.cluster.kubectl("delete", "crd", *CRDS, "--timeout=60s")
 
     def _helm(self, verb: str, *arguments: str) -> str:
         return self.cluster.run(self.helm, verb, self.name, *arguments, "--namespace", self.namespace, timeout_s=240)
