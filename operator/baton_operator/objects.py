@@ -79,19 +79,22 @@ def gateway_config_map(owner: Owner, settings_file: str) -> Json:
 
 
 def worker_deployment(owner: Owner, role: Role, revision: str, template: Json, replicas: int) -> Json:
+    """`replicas` are not in the digest: the Deployment controller copies annotations to ReplicaSets, and a change of
+    size would cost it a second write."""
     labels = names.worker_labels(owner.name, role, revision)
-    return owner.child(
+    made = owner.child(
         kinds.DEPLOYMENT,
         names.worker_name(owner.name, role, revision),
         labels,
         spec={
-            "replicas": replicas,
             "revisionHistoryLimit": 1,
             "progressDeadlineSeconds": 3600,
             "selector": {"matchLabels": names.revision_selector(owner.name, role, revision)},
             "template": template,
         },
     )
+    made["spec"]["replicas"] = replicas
+    return made
 
 
 def gateway_deployment(owner: Owner, template: Json, replicas: int) -> Json:

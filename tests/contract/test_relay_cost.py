@@ -20,6 +20,7 @@ class Released:
 
     def __init__(self) -> None:
         self.free = 0
+        self.reads = 0
 
     def connection_free(self, upstream: Upstream) -> None:
         self.free += 1

@@ -124,6 +124,8 @@ class _Call:
 
 
 class _Pool:
+    reads = 0
+
     def connection_free(self, upstream: Upstream) -> None:
         pass
 

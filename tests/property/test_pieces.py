@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from baton_engine.text import pieces
+from baton_engine.text import pieces, words
 from baton_engine.text.pieces import LLAMA3_PATTERN, QWEN_PATTERN, PieceCache, cut, cuts_are_safe
 from baton_engine.text.prompt import ModelReader
+from baton_engine.text.words import WordCache
 from support.tokenizer_dirs import SENTENCES, byte_level, sentencepiece
 
 TRAINED = [
@@ -60,7 +61,7 @@ TEXTS = st.lists(WORDS, max_size=60).map("".join) | st.text(max_size=60)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama3", "qwen"])
-@given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(0, 6), st.integers(0, 400))
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 400))
 def test_pieces_give_the_tokens_of_the_whole(kind: str, texts: list[str], piece_chars: int, max_chars: int) -> None:
     whole = backend(kind)
 
@@ -68,8 +69,11 @@ def test_pieces_give_the_tokens_of_the_whole(kind: str, texts: list[str], piece_
         ids: list[int] = whole.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_many(texts: list[str]) -> list[list[int]]:
+        return [encode(text) for text in texts]
+
     assert cuts_are_safe(whole.to_str())
-    cache = PieceCache(encode, max_chars)
+    cache = PieceCache(encode_many, max_chars)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_CHARS", piece_chars)
         for text in [*texts, *texts, texts[0] + texts[-1]]:
@@ -119,15 +123,37 @@ def test_a_sentencepiece_model_has_no_cache_and_a_byte_level_one_has(tmp_path: P
 def test_a_shared_beginning_is_encoded_once_per_owner() -> None:
     asked: list[str] = []
 
-    def encode(text: str) -> list[int]:
-        asked.append(text)
-        ids: list[int] = backend("gpt2").encode(text, add_special_tokens=False).ids
-        return ids
+    def encode(texts: list[str]) -> list[list[int]]:
+        asked.extend(texts)
+        return [backend("gpt2").encode(text, add_special_tokens=False).ids for text in texts]
 
-    cache, shared = PieceCache(encode, 1_000_000), "the cat sat on a mat " * 150
-    first = cache.encode(shared + "and one", b"me")
+    cache, shared = PieceCache(encode, 1_000_000), f"{'thecat' * 5} {'onamat' * 5} " * 50  # too long for known words
+    first = cache.encode(shared + "1", b"me")
     before = len(asked)
-    assert cache.encode(shared + "and two", b"me")[: len(first) - 8] == first[: len(first) - 8]
+    assert cache.encode(shared + "2", b"me")[: len(first) - 8] == first[: len(first) - 8]
     assert len(asked) == before + 1, "only the last piece was new"
-    cache.encode(shared + "and one", b"you")
+    cache.encode(shared + "1", b"you")
     assert len(asked) == 2 * before + 1, "another tenant's text is not known from ours"
+
+
+def test_known_words_are_not_asked_for_again() -> None:
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        asked.extend(texts)
+        return [backend("llama3").encode(text, add_special_tokens=False).ids for text in texts]
+
+    cache = WordCache(encode)
+    for text in ("so the cat sat", " the cat sat on", " sat the  cat, the cat sat!"):
+        assert cache.encode(text) == backend("llama3").encode(text, add_special_tokens=False).ids
+        cache.check_invariants()
+    assert asked == ["so the cat sat", " the", " cat", " sat", " on", " on", " the  cat, the", " sat!"]
+
+
+def test_no_more_words_are_known_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MAX_WORDS", 3)
+    cache = WordCache(lambda texts: [[len(text)] for text in texts])
+    for text in ("x a b", "x c d", "x e f"):
+        cache.encode(text)
+        cache.check_invariants()
+    assert set(cache._known) == {"e", "f"}

@@ -14,7 +14,9 @@ import ssl
 import subprocess
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ import pytest
 START_S = 120.0
 """Long for a crowded machine; 4 s is usual."""
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+_STARTER = ThreadPoolExecutor(1, "control plane")
+"""A child's parent, whose death the kernel tells it, is the thread that started it: this one stays."""
 MISSING = "no cluster: set KUBECONFIG to one, or KUBE_ASSETS to a folder with etcd and kube-apiserver"
 
 
@@ -122,13 +126,12 @@ class ControlPlane:
             return False
 
     def _start(self, name: str, *argv: str) -> None:
-        """It dies with the thread that starts it, however that dies: a killed test leaves nothing running."""
+        """It dies with this process, however that dies: a killed test leaves nothing running."""
         bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with (self.directory / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [*bound, str(self.assets / name), *argv],
-                cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+            command = [*bound, str(self.assets / name), *argv]
+            begin = partial(subprocess.Popen, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._running[name] = _STARTER.submit(begin, command, cwd=self.directory).result()
 
     def _stop(self, name: str, number: signal.Signals) -> None:
         process = self._running.pop(name, None)

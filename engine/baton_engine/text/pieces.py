@@ -1,4 +1,4 @@
-"""Tokenises a text piece by piece and remembers the pieces, where that provably gives the tokens of the whole.
+"""Tokenises a text piece by piece and remembers pieces and words, where that provably gives the tokens of the whole.
 
 A cut is made only between an ASCII letter and a single space that an ASCII letter follows ("of| the"). For the
 pipelines below the two sides are then tokenised independently of each other:
@@ -19,8 +19,10 @@ import json
 import re
 import threading
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from .words import EncodeMany, WordCache
 
 PIECE_CHARS = 512
 """A piece ends at the first safe cut after so many characters: texts that begin alike are cut alike."""
@@ -34,7 +36,6 @@ LLAMA3_PATTERN = _WORDS + r"\p{N}{1,3}" + _OTHERS
 QWEN_PATTERN = _WORDS + r"\p{N}" + _OTHERS
 """Of Qwen 2, 2.5 and 3."""
 
-Encode = Callable[[str], list[int]]
 _Known = dict[tuple[bytes, str], "array[int]"]
 
 
@@ -88,8 +89,8 @@ class PieceCache:
     used for longest goes first. Pieces are `owner`'s alone: how fast an answer comes must not tell one tenant what
     another one asked. Thread-safe."""
 
-    def __init__(self, encode: Encode, max_chars: int) -> None:
-        self._encode = encode
+    def __init__(self, encode_many: EncodeMany, max_chars: int) -> None:
+        self._words = WordCache(encode_many)
         self._half = max_chars // 2
         self._young: _Known = {}
         self._old: _Known = {}
@@ -106,7 +107,7 @@ class PieceCache:
     def _learn(self, owner: bytes, piece: str) -> array[int]:
         known = self._old.get((owner, piece))
         if known is None:
-            known = array("I", self._encode(piece))
+            known = array("I", self._words.encode(piece))
         with self._lock:
             if self._young_chars + len(piece) > self._half:
                 self._old, self._young, self._young_chars = self._young, {}, 0
@@ -116,5 +117,6 @@ class PieceCache:
         return known
 
     def check_invariants(self) -> None:
+        self._words.check_invariants()
         assert self._young_chars == sum(len(piece) for _, piece in self._young) <= self._half
         assert sum(len(piece) for _, piece in self._old) <= self._half

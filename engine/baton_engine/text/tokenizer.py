@@ -67,10 +67,12 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """With special tokens for a plain prompt; without for a rendered chat template, which has its own."""
+        return self._encode_many([text], add_special_tokens=add_special_tokens)[0]
+
+    def _encode_many(self, texts: list[str], *, add_special_tokens: bool = False) -> list[list[int]]:
         # Not `encode`: that keeps the interpreter's lock, and works out offsets too, for 1.4 times the CPU.
-        encoded = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoded[0].ids
-        return ids
+        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+        return [one.ids for one in encoded]
 
     def at_least(self, text: str, enough: int) -> int:
         """How many tokens `text` has at least, special ones left out; counted only until it is more than `enough`.
@@ -89,7 +91,7 @@ class Tokenizer:
         """Remembers pieces of rendered chats (no special tokens added); None for a tokenizer that cannot be cut."""
         if not cuts_are_safe(self._backend.to_str()):
             return None
-        return PieceCache(partial(self.encode, add_special_tokens=False), max_chars)
+        return PieceCache(self._encode_many, max_chars)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)

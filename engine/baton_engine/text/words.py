@@ -1,0 +1,90 @@
+"""Tokenises a piece of text by words that it knows, where `pieces` proves that a text may be cut.
+
+A word here is ASCII letters only, and is known with the space before it. What stands between known words goes to the
+tokenizer, all of it in one call. Words are everybody's, unlike pieces: how fast a common word is found tells nobody
+what another tenant asked, and the tokenizer's own cache of words is shared as well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+EncodeMany = Callable[[list[str]], list[list[int]]]
+
+MAX_WORDS = 1 << 15
+"""About 200 bytes each (invariant I9); when they are as many, all are forgotten."""
+MAX_LETTERS = 24
+LEARNT_AT_ONCE = 8
+"""Of one piece: learning costs a call of the tokenizer, and a rare word will not come again."""
+
+
+class WordCache:
+    """Thread-safe."""
+
+    def __init__(self, encode_many: EncodeMany) -> None:
+        self._encode_many = encode_many
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, piece: str) -> list[int]:
+        """The tokens of `piece`, which starts and ends where a text may be cut, or is a whole text."""
+        parts, unknown = self._parts(piece)
+        asked = [part for part in parts if isinstance(part, str)]
+        told = iter(self._encode_many([*asked, *(f" {word}" for word in unknown)]) if asked else ())
+        ids: list[int] = []
+        for part in parts:
+            ids.extend(next(told) if isinstance(part, str) else part)
+        if unknown:
+            self._learn(unknown, list(told))
+        return ids
+
+    def _parts(self, piece: str) -> tuple[list[str | Sequence[int]], list[str]]:
+        """`piece` as tokens of known words and text between them; and words worth knowing.
+
+        `rest`: text whose end is still open, "" right behind the known word `before`.
+        """
+        known = self._known
+        parts: list[str | Sequence[int]] = []
+        unknown: list[str] = []
+        rest, *words = piece.split(" ")
+        before: str | None = None
+        for word in words:
+            ids = known.get(word)
+            if ids is not None and (not rest or _ends_in_letter(rest)):
+                if rest:
+                    parts.append(rest)
+                    rest = ""
+                parts.append(ids)
+                before = word
+                continue
+            if ids is None and len(unknown) < LEARNT_AT_ONCE and _may_be_known(word) and word not in unknown:
+                unknown.append(word)
+            if not rest and before is not None and not _begins_with_letter(word):
+                parts.pop()  # no cut between that word and this one
+                rest = f" {before}"
+            rest = f"{rest} {word}"
+        if rest:
+            parts.append(rest)
+        return parts, unknown
+
+    def _learn(self, words: list[str], tokens: list[list[int]]) -> None:
+        with self._lock:
+            if len(self._known) + len(words) > MAX_WORDS:
+                self._known = {}
+            self._known.update(zip(words, map(tuple, tokens), strict=True))
+
+    def check_invariants(self) -> None:
+        assert len(self._known) <= MAX_WORDS and all(map(_may_be_known, self._known))
+
+
+def _may_be_known(word: str) -> bool:
+    return 0 < len(word) <= MAX_LETTERS and word.isascii() and word.isalpha()
+
+
+def _ends_in_letter(text: str) -> bool:
+    return text[-1].isascii() and text[-1].isalpha()
+
+
+def _begins_with_letter(text: str) -> bool:
+    return text[:1].isascii() and text[:1].isalpha()
