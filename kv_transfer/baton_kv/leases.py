@@ -27,7 +27,12 @@ class LeaseTerm:
     def renew(self, now_s: float) -> None:
         """The decode worker gave a sign of life. Before the end of prefill there is nothing to renew."""
         if self.quiet_since_s is not None:
-            self.quiet_since_s = now_s
+            self.quiet_since_s = max(self.quiet_since_s, now_s)
+
+    def stood_still(self, for_s: float) -> None:
+        """This process did not run for so long: a sign of life may be waiting to be read."""
+        if self.quiet_since_s is not None:
+            self.quiet_since_s += for_s
 
     @property
     def expires_at_s(self) -> float:

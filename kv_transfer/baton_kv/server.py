@@ -192,14 +192,19 @@ class KvServer:
         self.observer.on_leases(self._leases)
 
     async def _sweep(self) -> None:
-        """Renews leases whose stream lives, ends those whose time is over."""
+        """Renews leases whose stream lives, ends those whose time is over. Time in which this process itself did not run
+        is nobody's silence."""
+        step_s = min(_SWEEP_S, self.settings.lease_s / 4)
         while True:
-            await asyncio.sleep(min(_SWEEP_S, self.settings.lease_s / 4))
+            slept_at_s = self.clock()
+            await asyncio.sleep(step_s)
             now_s = self.clock()
+            late_s = max(0.0, now_s - slept_at_s - step_s)
             self._renew_kept()
             for sending in list(self._sendings.values()):
                 if sending.stream is not None and sending.session.joined:
                     sending.term.renew(sending.stream.heard_at_s)
+                sending.term.stood_still(late_s)
                 if sending.term.expired(now_s):
                     sending.feed(do.Failed("expired", "transfer_deadline", "the lease ran out"))
 

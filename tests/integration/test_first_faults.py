@@ -136,7 +136,7 @@ async def test_a_request_that_queues_for_room_longer_than_a_lease_still_pulls_it
 ) -> None:
     """Two prompts that do not fit into decode's pool together: the second waits for the first one's last token."""
     first, second = ([start + i % 600 for i in range(1500)] for start in (7, 8))
-    kv = {"lease_s": 0.3, "heartbeat_s": 0.1, "num_blocks": 128}
+    kv = {"lease_s": 0.5, "heartbeat_s": 0.1, "num_blocks": 128}
     async with Pair.of(llama, "tcp", tmp_path, kv=kv) as pair:
         ahead = asyncio.ensure_future(pair.disaggregated(first, **greedy(max_tokens=400)))
         async with asyncio.timeout(30):

@@ -87,6 +87,18 @@ def test_a_lease_lives_until_the_deadline_while_prefill_computes_and_by_signs_of
     assert (term.expires_at_s, term.expired(99.9), term.expired(100.0)) == (100.0, False, True)
 
 
+def test_time_in_which_the_holder_of_a_lease_did_not_run_is_not_counted_but_the_deadline_stands() -> None:
+    term = LeaseTerm(deadline_s=100.0, lease_s=10.0)
+    term.stood_still(50.0)
+    assert term.expires_at_s == 100.0
+    term.finished(20.0)
+    term.stood_still(15.0)
+    term.renew(21.0)  # heard before it stood still
+    assert term.expires_at_s == 45.0
+    term.stood_still(90.0)
+    assert term.expires_at_s == 100.0
+
+
 def test_a_ticket_is_used_once_and_forgotten_when_it_has_expired_by_itself() -> None:
     book = TicketBook(capacity=2)
     book.use("a", 10.0, 0.0)
