@@ -192,8 +192,8 @@ class KvServer:
         self.observer.on_leases(self._leases)
 
     async def _sweep(self) -> None:
-        """Renews leases whose stream lives, ends those whose time is over. Time in which this process itself did not run
-        is nobody's silence."""
+        """Renews leases whose stream lives, ends those whose time is over. While this process did not run, nobody was
+        silent."""
         step_s = min(_SWEEP_S, self.settings.lease_s / 4)
         while True:
             slept_at_s = self.clock()
