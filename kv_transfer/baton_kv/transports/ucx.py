@@ -154,6 +154,7 @@ class UcxLink:
         await asyncio.to_thread(self._worker.close_endpoints)
         if self._poller is not None:
             await asyncio.wait([self._poller], timeout=_CLOSE_GRACE_S)
+        self._endpoint = None
         await asyncio.to_thread(self._worker.stop)
         if self._poller is not None and not self._poller.done():
             log.error("ucx did not end %d requests of a closed link; its worker is stopped", len(self._pending))

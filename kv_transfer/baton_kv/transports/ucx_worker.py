@@ -42,7 +42,7 @@ class UcxWorker:
 
     def __init__(self, ucxx: Ucxx, context: Any) -> None:
         self.ucxx = ucxx
-        self.worker = ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
+        self.worker: Any = ucxx.api.UCXWorker(context, enable_delayed_submission=True, enable_python_future=False)
         self.worker.start_progress_thread(polling_mode=False, epoll_timeout=_EPOLL_MS)
         self.endpoints: list[Any] = []
         self._unfinished: list[tuple[Any, bytearray]] = []
@@ -76,11 +76,15 @@ class UcxWorker:
                 self.worker.start_progress_thread(polling_mode=on, epoll_timeout=_EPOLL_MS)
 
     def stop(self) -> None:
-        """Nothing is copied on this worker any more. Blocks for a moment; not for the event loop's thread."""
+        """Nothing is copied on this worker any more, and its sockets go. Blocks for a moment; not for the event loop's
+        thread. A cycle that waits for the garbage collector may hold this object, but no descriptor with it."""
         with self._mode:
             if not self._stopped:
                 self._stopped = True
                 self.worker.stop_progress_thread()
+                self.endpoints.clear()
+                self._unfinished.clear()
+                self.worker = None
 
     async def close(self) -> None:
         await asyncio.to_thread(self.close_endpoints)
