@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from baton_api.errors import BatonError, SettingError
 from baton_wire.http_client import HttpClient
+from baton_wire.http_request import split_url
 
 from .client import Answered, Endpoint, Message, ask
 from .rundir import find
@@ -29,6 +30,10 @@ def given_endpoint(url: str, model: str | None) -> Endpoint:
     """Any OpenAI-compatible endpoint; the key comes from BATON_API_KEY. Raises SettingError."""
     if model is None:
         raise SettingError("--model", None, "is missing", "give the name of the model at --url")
+    try:
+        split_url(url)
+    except ValueError as error:
+        raise SettingError("--url", url, "is not a URL of http", "give http://HOST:PORT") from error
     return Endpoint(url.rstrip("/").removesuffix("/v1"), os.environ.get("BATON_API_KEY", ""), model)
 
 

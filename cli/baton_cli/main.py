@@ -20,7 +20,7 @@ from . import demo as demonstration
 from . import on_cluster
 from . import status as looking
 from .kube_config import Chosen
-from .rundir import RunDir, find, root
+from .rundir import find, named
 from .up import Changes, read_model
 from .up import up as serve
 from .view import View, complain, plain_console
@@ -58,7 +58,7 @@ def up(
     :param port: port of the gateway; 0 takes a free one.
     """
     resource = read_model(file, Changes(model, prefill, decode, transport))
-    return asyncio.run(serve(resource, RunDir(root() / (name or resource.metadata.name)), View(), host=host, port=port))
+    return asyncio.run(serve(resource, named(name or resource.metadata.name), View(), host=host, port=port))
 
 
 @app.command
@@ -69,7 +69,7 @@ def demo(*, model: Path | None = None, transport: Transport = "ucx") -> int:
     :param transport: how KV blocks move.
     """
     resource = demonstration.demo_model(model or demonstration.find_source(), transport)
-    return asyncio.run(demonstration.demo(RunDir(root() / "demo"), View(), resource))
+    return asyncio.run(demonstration.demo(named("demo"), View(), resource))
 
 
 @app.command

@@ -9,15 +9,18 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from baton_api.crd import MODEL_NAME
 from baton_api.errors import SettingError
 
 LOG_TAIL_LINES = 20
+_OURS = re.compile(r"(gateway|(prefill|decode)-\d+)\.(json|log)|(fleet|state)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,24 @@ class RunDir:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the directory and holds its lock. Raises SettingError when another `baton` has it."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
-        with private(self.path / "lock", "a") as lock:
+        """Makes the directory and holds its lock; what an earlier `baton` left of logs and settings goes. Raises
+        SettingError when another `baton` has it, or when it cannot be made."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            opened = private(self.path / "lock", "a")
+        except OSError as error:
+            fix = "set XDG_RUNTIME_DIR or XDG_STATE_HOME to a directory that can be written to"
+            raise SettingError("run directory", str(self.path), f"cannot be used ({error.strerror})", fix) from error
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 fix = "stop it, or give another --name"
                 raise SettingError("name", self.path.name, "is running already", fix) from error
-            for old in (*self.path.glob("*.log"), *self.path.glob("*.json")):
-                old.unlink()
+            for old in self.path.iterdir():
+                if _OURS.fullmatch(old.name):
+                    old.unlink()
             try:
                 yield
             finally:
@@ -126,10 +136,18 @@ class RunDir:
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
+def named(name: str) -> RunDir:
+    """That of the deployment called `name`, which is what a Model may be called. Raises SettingError."""
+    if re.fullmatch(MODEL_NAME, name) is None:
+        fix = "give at most 55 lower-case letters, digits and hyphens, a letter first and no hyphen last"
+        raise SettingError("--name", name if len(name) < 100 else f"{name[:100]}...", "is not a name", fix)
+    return RunDir(root() / name)
+
+
 def find(name: str | None) -> RunDir:
     """The deployment called `name`, or the one that runs. Raises SettingError when that is none or several."""
     if name is not None:
-        return RunDir(root() / name)
+        return named(name)
     running = sorted(run_dir.path.name for run_dir in _all() if run_dir.is_held())
     if len(running) == 1:
         return RunDir(root() / running[0])

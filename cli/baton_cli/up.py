@@ -64,7 +64,7 @@ def _load(file: Path | None) -> Any:
     assert file is not None
     try:
         return yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError, ValueError) as error:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError("file", str(file), f"cannot be read ({error})", "give a YAML file with one Model") from error
 
 

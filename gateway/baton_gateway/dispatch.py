@@ -40,6 +40,8 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
                 note_transfer(parts, route, attempt.head.headers.get("server-timing", ""))
                 return attempt
+            if attempt.answer.head is None:
+                give_up(parts, attempt)  # lest the other leg works for nobody while another route is waited for
             again = await repick(parts, job, failure)
             if again is None:
                 _ = attempt.head  # raises unless the worker's own answer can be passed on

@@ -84,13 +84,18 @@ class Family:
         self._lifeline, self._held = os.pipe()
         self._ready: set[int] = set()
         self._was_ready = False
-        self._stopping = False
+        self._stopping = self._told_to_stop = False
         self._exit = 0
 
     def run(self) -> int:
         for number in _STOPS:
             signal.signal(number, self._stop)
         while not (self._stopping and not any(child.pid for child in self._children)):
+            if self._stopping and not self._told_to_stop:
+                self._told_to_stop = True
+                for child in self._children:
+                    if child.pid:
+                        os.kill(child.pid, signal.SIGTERM)
             now_s = time.monotonic()
             for index, child in enumerate(self._children):
                 if not child.pid and not self._stopping and now_s >= child.due_s:
@@ -100,8 +105,7 @@ class Family:
         return self._exit
 
     def _fork(self, index: int, child: _Child) -> None:
-        """With the stop signals held back: one between the fork and `child.pid` would not reach the child, and one that
-        the child gets before its own handlers stand would run `_stop` there, and be lost."""
+        """With the stop signals held back: a child that got one before its handlers stand would run `_stop`: lost."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         pid = os.fork()
         if pid == 0:
@@ -112,6 +116,8 @@ class Family:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
                 os.close(self._held)
                 code = self._serve(index, lambda: _say(self._tell, index), self._lifeline)
+            except BaseException:
+                log.exception("gateway process %d", index)
             finally:
                 logging.shutdown()
                 os._exit(code)
@@ -150,10 +156,8 @@ class Family:
         log.error("gateway process %d ended with %d; started again in %.1f s", index, code, delay_s)
 
     def _stop(self, *_: object) -> None:
+        """Nothing more: it may run between any two steps of `run`, where a child is just being reaped."""
         self._stopping = True
-        for child in self._children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
 
 
 def _say(pipe: int, index: int) -> None:

@@ -29,10 +29,10 @@ class LeaseTerm:
         if self.quiet_since_s is not None:
             self.quiet_since_s = max(self.quiet_since_s, now_s)
 
-    def stood_still(self, for_s: float) -> None:
-        """This process did not run for so long: a sign of life may be waiting to be read."""
+    def stood_still(self, for_s: float, now_s: float) -> None:
+        """This process did not run for so long until now: a sign of life may be waiting to be read."""
         if self.quiet_since_s is not None:
-            self.quiet_since_s += for_s
+            self.quiet_since_s = max(self.quiet_since_s, min(now_s, self.quiet_since_s + for_s))
 
     @property
     def expires_at_s(self) -> float:

@@ -204,7 +204,7 @@ class KvServer:
             for sending in list(self._sendings.values()):
                 if sending.stream is not None and sending.session.joined:
                     sending.term.renew(sending.stream.heard_at_s)
-                sending.term.stood_still(late_s)
+                sending.term.stood_still(late_s, now_s)
                 if sending.term.expired(now_s):
                     sending.feed(do.Failed("expired", "transfer_deadline", "the lease ran out"))
 

@@ -154,3 +154,18 @@ def test_what_the_user_can_mend_is_named(
         main(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.3, 0.8])
+def test_ctrl_c_while_it_still_starts_is_silent(after_s: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); from baton_cli.entry import main; main()", "up"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert b"Traceback" not in said
+    assert process.returncode in (-signal.SIGINT, 130, 2), "2: it had come as far as saying that a file is missing"

@@ -200,6 +200,8 @@ def test_a_given_endpoint_may_or_may_not_end_in_v1() -> None:
     assert given_endpoint("http://h:1/v1", "m").url == given_endpoint("http://h:1", "m").url == "http://h:1"
     with pytest.raises(SettingError, match="--model"):
         given_endpoint("http://h:1", None)
+    with pytest.raises(SettingError, match="give http://HOST:PORT"):
+        given_endpoint("zz://h", "m")
 
 
 LOAD = WorkerLoad(running=2, waiting=3, kv_usage=0.5, total_blocks=8, free_blocks=3)

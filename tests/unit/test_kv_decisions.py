@@ -89,13 +89,16 @@ def test_a_lease_lives_until_the_deadline_while_prefill_computes_and_by_signs_of
 
 def test_time_in_which_the_holder_of_a_lease_did_not_run_is_not_counted_but_the_deadline_stands() -> None:
     term = LeaseTerm(deadline_s=100.0, lease_s=10.0)
-    term.stood_still(50.0)
+    term.stood_still(15.0, 15.0)
     assert term.expires_at_s == 100.0
     term.finished(20.0)
-    term.stood_still(15.0)
+    term.stood_still(15.0, 36.0)
     term.renew(21.0)  # heard before it stood still
     assert term.expires_at_s == 45.0
-    term.stood_still(90.0)
+    term.renew(37.0)
+    term.stood_still(30.0, 38.0)  # heard in the middle of it: silent for no longer than until now
+    assert term.expires_at_s == 48.0
+    term.stood_still(90.0, 130.0)
     assert term.expires_at_s == 100.0
 
 

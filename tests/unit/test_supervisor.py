@@ -273,3 +273,26 @@ def test_a_run_directory_is_held_once_and_says_so(run_dir: RunDir, monkeypatch: 
     assert not mine.is_held()
     with pytest.raises(SettingError, match="is not running"):
         mine.read_state()
+
+
+def test_a_run_directory_is_cleared_of_what_baton_left_and_of_nothing_else(run_dir: RunDir) -> None:
+    theirs, ours = (
+        ("package.json", "my.log", "notes.txt"),
+        ("gateway.log", "decode-12.json", "fleet.json", "state.json"),
+    )
+    for name in (*theirs, *ours):
+        (run_dir.path / name).write_text("x")
+    with run_dir.held():
+        assert {path.name for path in run_dir.path.iterdir()} == {*theirs, "lock"}
+
+
+@pytest.mark.parametrize("name", ["/etc", "../up", "Upper", "a/b", "a-", "", "a" * 56, "x" * 300])
+def test_a_deployment_has_a_name_that_a_model_may_have(name: str) -> None:
+    with pytest.raises(SettingError, match="is not a name"):
+        rundir.find(name)
+
+
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match="set XDG_RUNTIME_DIR"), RunDir(tmp_path / "file/demo").held():
+        pass
