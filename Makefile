@@ -79,7 +79,7 @@ bench-pd: install .venv-bench-engine/.installed  ## the whole slice: P+D against
 	$(BIN)/python -m bench.pd
 
 bench-operator: install  ## the operator at scale (KUBE_ASSETS: control plane, helm and kwok): 200 Models, 1,000 workers
-	PYTHONPATH=tests $(BIN)/python -m bench.operator $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m bench.operator_scale $(ARGS)
 
 .venv-bench-%/.installed: bench/requirements/%.txt
 	$(PYTHON) -m venv $(@D)

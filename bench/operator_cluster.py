@@ -1,4 +1,4 @@
-"""Where bench.operator runs: a control plane, kwok in place of kubelets, and the real operator process beside it.
+"""Where bench.operator_scale runs: a control plane, kwok in place of kubelets, and the real operator process beside it.
 
 The chart's own rights and settings are applied; only its Deployment is left out, for the operator runs here.
 """

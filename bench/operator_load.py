@@ -1,4 +1,4 @@
-"""What bench.operator compares: Models, and plain Deployments of as many Pods, through the same life."""
+"""What bench.operator_scale compares: Models, and plain Deployments of as many Pods, through the same life."""
 
 from __future__ import annotations
 

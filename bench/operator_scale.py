@@ -1,4 +1,4 @@
-"""The operator at scale: `python -m bench.operator`, `make bench-operator`; binaries from KUBE_ASSETS.
+"""The operator at scale: `python -m bench.operator_scale`, `make bench-operator`; binaries from KUBE_ASSETS.
 
 A control plane with kwok in place of kubelets, and the real operator process with the chart's rights and settings. 200
 Models are made at once, scaled, given a new revision, left alone and deleted; then 50 Models of 20 workers each. The
