@@ -160,7 +160,6 @@ class Operator:
         while True:
             await asyncio.sleep(self.settings.resync_s)
             for key in self.observer.models():
-                self.writer.forgive(key)
                 self.queue.add(key)
 
     # The HTTP face.

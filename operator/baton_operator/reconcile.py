@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from baton_api.crd import Model, parse_model
@@ -13,7 +14,7 @@ from baton_api.crd_status import Reason
 from baton_api.errors import KubernetesError, SettingError
 
 from . import kinds
-from .apply import Outcome, Writer
+from .apply import Outcome, Writer, stamp
 from .desired import Desired, desired
 from .events import events_of
 from .objects import Owner
@@ -25,6 +26,7 @@ from .snapshot import Key, Snapshot
 from .status import View, model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
+Saying = Callable[[], Awaitable[float | None]]
 log = logging.getLogger("baton.operator")
 REMEMBERED = 512
 """Models whose wishes are kept worked out."""
@@ -61,12 +63,12 @@ class Reconciler:
         except Unservable as refusal:
             return await self._say_stalled(snapshot, refusal)
         owner = _owner(snapshot.model)
-        planned, outcome = plan(model, owner, wanted, snapshot), Outcome()
+        planned, outcome = plan(model, owner, wanted, snapshot), Outcome(stamp(snapshot.model))
         waited_for, rest = planned.split()
         await self._writer.carry_out(key[0], waited_for, outcome)
         if outcome.wrote and rest and outcome.retry is None:
             return Looked(again_s=0.0)
-        if outcome.retry is None:
+        if not outcome.halted:
             await self._writer.carry_out(key[0], rest, outcome)
         if outcome.wrote:
             snapshot = self._observer.snapshot(key)
@@ -78,7 +80,8 @@ class Reconciler:
             held_s = await self._say(model, wanted, snapshot, planned, outcome)
         except KubernetesError as error:
             return Looked(outcome.retry or error)
-        return Looked(outcome.retry, held_s if again_s is None else again_s)
+        waits_s = [wait_s for wait_s in (again_s, held_s, outcome.again_s) if wait_s is not None]
+        return Looked(outcome.retry, min(waits_s, default=None))
 
     def _work_out(self, key: Key, snapshot: Snapshot) -> tuple[Model, Desired]:
         """The same for every look until the Model changes. Raises Unservable."""
@@ -95,19 +98,33 @@ class Reconciler:
     async def _say(
         self, model: Model, wanted: Desired, snapshot: Snapshot, planned: Plan, outcome: Outcome
     ) -> float | None:
-        """When to look again for what is held back; None: nothing is."""
-        view = View(model, snapshot, wanted.revision, planned, tuple(outcome.refused))
-        key, held = (model.metadata.namespace, model.metadata.name), []
+        """When to look again for what is held back; None: nothing is. One status that cannot be written keeps no other
+        from being written. Raises KubernetesError."""
+        view = View(
+            model, snapshot, wanted.revision, planned,
+            tuple(outcome.refused), tuple(outcome.taken), tuple(outcome.retrying),
+        )  # fmt: skip
+        key, said, failures = (model.metadata.namespace, model.metadata.name), list[Saying](), []
         for role in planned.sizes:
             pool = snapshot.pool(role)
             if pool is not None:
-                status = pool_status(view, role, pool, self._now())
-                left_s = self._patience.left(key, kinds.POOL, pool, status)
-                if left_s == 0.0:
-                    await self._writer.write_status(kinds.POOL, pool, status)
-                held.append(left_s)
-        held.append(await self._say_of_model(snapshot.model, model_status(view, self._now())))
+                said.append(partial(self._say_of_pool, key, pool, pool_status(view, role, pool, self._now())))
+        said.append(partial(self._say_of_model, snapshot.model, model_status(view, self._now())))
+        held: list[float | None] = []
+        for saying in said:
+            try:
+                held.append(await saying())
+            except KubernetesError as error:
+                failures.append(error)
+        if failures:
+            raise min(failures, key=lambda error: error.retry_after_s or 0.0)
         return min((left_s for left_s in held if left_s), default=None)
+
+    async def _say_of_pool(self, key: Key, raw: Json, status: Json) -> float | None:
+        left_s = self._patience.left(key, kinds.POOL, raw, status)
+        if left_s == 0.0:
+            await self._writer.write_status(kinds.POOL, raw, status)
+        return left_s
 
     async def _say_of_model(self, raw: Json, status: Json) -> float | None:
         """The status first: an operator killed between the two loses an Event, not the truth."""

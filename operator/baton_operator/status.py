@@ -30,13 +30,16 @@ Finding = tuple[Reason, str]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the checks look at. `refused` are writes that the API server will refuse again: what, and its words."""
+    """What the checks look at. `refused` are writes that the API server will refuse again, `retrying` those that failed
+    and may succeed: what, and its words. `taken` says which names are somebody else's."""
 
     model: Model
     snapshot: Snapshot
     revision: str
     plan: Plan
     refused: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    retrying: tuple[str, ...] = ()
 
     def ready(self, role: Role) -> int:
         counts = self.plan.counts[role]
@@ -116,6 +119,8 @@ def gateway_trouble(view: View) -> Finding | None:
 
 
 def _refused(view: View) -> Finding | None:
+    if view.taken:
+        return Reason.NAME_TAKEN, "; ".join((*view.taken, *view.refused))
     if not view.refused:
         return None
     return Reason.REFUSED_BY_API_SERVER, "; ".join(view.refused)
@@ -123,7 +128,7 @@ def _refused(view: View) -> Finding | None:
 
 def _created(view: View) -> Finding | None:
     missing = sorted(f"{action.kind.kind} {action.name}" for action in view.plan.actions if action.reason == MISSING)
-    return (Reason.CREATING, f"to be made: {', '.join(missing)}") if missing else None
+    return (Reason.CREATING, "; ".join((*view.retrying, f"to be made: {', '.join(missing)}"))) if missing else None
 
 
 def _sizes(view: View) -> Finding | None:
@@ -160,6 +165,8 @@ READY: tuple[Callable[[View], Finding | None], ...] = (_refused, _created, _size
 
 
 def _progressing(view: View) -> tuple[bool, Finding]:
+    if view.retrying:
+        return True, (Reason.WRITES_FAIL, f"tried again: {'; '.join(view.retrying)}")
     if any(count.old_asked for count in view.plan.counts.values()):
         return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: {view.plan.step.reason}")
     if any(count.old for count in view.plan.counts.values()):
@@ -171,7 +178,20 @@ def _progressing(view: View) -> tuple[bool, Finding]:
     ready, wanted = view.gateway
     if ready < wanted:
         return True, (Reason.STARTING_GATEWAY, f"gateway Pods ready: {ready}/{wanted}")
-    leftovers = sorted(f"{action.kind.kind} {action.name}" for action in view.plan.actions if action.verb == "delete")
+    if (refused := _refused(view)) is not None:
+        return False, refused
+    if (missing := _created(view)) is not None:
+        return True, missing
+    return _pending(view)
+
+
+def _pending(view: View) -> tuple[bool, Finding]:
+    """What is there and not yet as wanted."""
+    actions = view.plan.actions
+    changes = sorted(f"{item.kind.kind} {item.name} ({item.reason})" for item in actions if item.verb != "delete")
+    if changes:
+        return True, (Reason.APPLYING, f"to be written: {', '.join(changes)}")
+    leftovers = sorted(f"{item.kind.kind} {item.name}" for item in actions)
     if leftovers:
         return True, (Reason.CLEANING_UP, f"to be deleted: {', '.join(leftovers)}")
     return False, (Reason.SETTLED, "nothing is left to do")
@@ -202,7 +222,7 @@ def model_status(view: View, now: str) -> Json:
     conditions["Progressing"] = (moving, why, what)
     degraded = _degraded(view)
     conditions["Degraded"] = (degraded is not None, *(degraded or (Reason.AS_WANTED, "every worker is as wanted")))
-    if view.refused:
+    if view.refused or view.taken:
         conditions["Stalled"] = (True, reason, message)
     elif moving or objection is not None:
         conditions["Reconciling"] = (True, why if moving else reason, what if moving else message)

@@ -42,6 +42,7 @@ def test_columns_name_fields_that_the_schema_has() -> None:
 def test_the_reasons_of_conditions_are_frozen() -> None:
     """Dashboards, alerts and scripts name them: add, never rename."""
     assert sorted(reason.value for reason in Reason) == [
+        "Applying",
         "AsWanted",
         "CleaningUp",
         "Creating",
@@ -49,6 +50,7 @@ def test_the_reasons_of_conditions_are_frozen() -> None:
         "GatewayCrashing",
         "ImageUnavailable",
         "InvalidSpec",
+        "NameTaken",
         "NoDecodeWorkers",
         "NoPrefillWorkers",
         "NotSupported",
@@ -63,6 +65,7 @@ def test_the_reasons_of_conditions_are_frozen() -> None:
         "StartingWorkers",
         "WorkersCrashing",
         "WorkersUnschedulable",
+        "WritesFail",
     ]
 
 
