@@ -54,6 +54,23 @@ class View:
         return int((found.get("status") or {}).get("readyReplicas", 0)), int(found["spec"].get("replicas", 1))
 
     @property
+    def gateway_rollout(self) -> str | None:
+        """What is still to come of the gateway's Deployment; None: nothing is."""
+        found = self.snapshot.find(kinds.DEPLOYMENT, names.gateway_name(self.model.metadata.name))
+        if found is None:
+            return "it is not made yet"
+        status, wanted = found.get("status") or {}, self.gateway[1]
+        counts = [int(status.get(name, 0)) for name in ("updatedReplicas", "readyReplicas", "replicas")]
+        if int(status.get("observedGeneration", 0)) >= _generation(found) and counts == [wanted] * 3:
+            return None
+        said = f"gateway Pods of the newest settings: {counts[0]}/{wanted}; ready: {counts[1]}, in all: {counts[2]}"
+        if not found["spec"].get("paused"):
+            return said
+        metadata = found["metadata"]
+        where = f"-n {self.model.metadata.namespace} deployment {metadata['name']}"
+        return f"{said}; Deployment {metadata['name']} is paused: kubectl rollout resume {where}"
+
+    @property
     def was_ready(self) -> bool:
         return condition_of(self.snapshot.model, "Ready").get("status") == "True"
 
@@ -176,8 +193,10 @@ def _progressing(view: View) -> tuple[bool, Finding]:
         parts = [f"{role.value} {view.ready(role)}/{view.plan.sizes[role]}" for role in sorted(short)]
         return True, (Reason.SCALING, f"workers ready: {', '.join(parts)}")
     ready, wanted = view.gateway
-    if ready < wanted:
-        return True, (Reason.STARTING_GATEWAY, f"gateway Pods ready: {ready}/{wanted}")
+    rollout = view.gateway_rollout
+    if rollout is not None:
+        reason = Reason.STARTING_GATEWAY if ready < wanted else Reason.ROLLING_OUT
+        return True, (reason, rollout)
     if (refused := _refused(view)) is not None:
         return False, refused
     if (missing := _created(view)) is not None:
@@ -202,11 +221,13 @@ def _is_asked(view: View, role: Role) -> bool:
 
 
 def _degraded(view: View) -> Finding | None:
-    for role in view.plan.sizes:
-        if view.ready(role) < view.plan.sizes[role] and (found := worker_trouble(view, role)) is not None:
+    """Old workers or gateways that are ready do not make up for new ones that cannot be."""
+    for role, size in view.plan.sizes.items():
+        counts = view.plan.counts[role]
+        is_short = view.ready(role) < size or counts.new_ready < counts.new.asked
+        if is_short and (found := worker_trouble(view, role)) is not None:
             return found
-    ready, wanted = view.gateway
-    if ready < wanted and (found := gateway_trouble(view)) is not None:
+    if view.gateway_rollout is not None and (found := gateway_trouble(view)) is not None:
         return found
     if view.was_ready and view.plan.sizes.get(Role.PREFILL, 0) and not view.ready(Role.PREFILL):
         return Reason.FEWER_WORKERS, f"no prefill worker is ready: decode prefills; {view.describe('prefill')}"
