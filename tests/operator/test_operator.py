@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baton_operator import kinds
-from baton_operator.settings import OperatorSettings
+from baton_operator.settings import LeaderSettings, OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
 from support.operators import KillAt, condition, eventually, model, operator_settings, running, stripped
@@ -328,6 +328,16 @@ async def test_a_status_that_is_not_written_is_logged_once_and_keeps_no_other_fr
         assert said == [f"pools/status ns/m-decode is not written: HTTP {status}: no"]
         text = operator.telemetry.metrics.text().decode()
         assert 'baton_operator_errors_total{reason="Refused",what="pools/status"} 1.0' in text
+
+
+async def test_a_lease_that_somebody_deletes_is_made_again_and_work_goes_on(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of(leader=LeaderSettings(renew_s=0.1))) as operator:
+        await eventually(lambda: operator.leading)
+        cluster.remove(kinds.LEASE, "baton-operator")
+        await eventually(lambda: "holderIdentity" in str(cluster.of(kinds.LEASE)), what="the Lease is there again")
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        assert operator.leading
 
 
 DRIFT: list[tuple[kinds.Kind, str, Json]] = [
