@@ -36,6 +36,8 @@ class Reason(StrEnum):
     FEWER_WORKERS = "FewerWorkers"
     APPLYING = "Applying"
     CLEANING_UP = "CleaningUp"
+    DELETING = "Deleting"
+    NO_SUCH_MODEL = "NoSuchModel"
     SETTLED = "Settled"
     AS_WANTED = "AsWanted"
     SCALE_CLAMPED = "ScaleClamped"

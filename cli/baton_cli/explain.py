@@ -151,6 +151,10 @@ NEXT: Mapping[str, tuple[str, ...]] = {
     Reason.ROLLING_OUT: ("kubectl -n {namespace} get pods -l baton.dev/model={name} -L baton.dev/revision --watch",),
     Reason.APPLYING: ("wait; if it stays so, somebody undoes the operator's writes: the message names the field",),
     Reason.CLEANING_UP: ("kubectl -n {namespace} get pods -l baton.dev/model={name} --watch",),
+    Reason.DELETING: ("who put the finalizer there that the message names, and does it run?",),
+    Reason.NO_SUCH_MODEL: (
+        "make the Model again, or: kubectl -n {namespace} delete pool {name}-prefill {name}-decode",
+    ),
     Reason.SCALING: ("kubectl -n {namespace} get pools --watch",),
     Reason.SCALE_CLAMPED: ("raise minReplicas or maxReplicas: kubectl -n {namespace} edit model {name}",),
     Reason.FEWER_WORKERS: ("kubectl -n {namespace} get pods -l baton.dev/model={name}", EVENTS),

@@ -23,7 +23,7 @@ from .patience import Patience
 from .plan import Plan, plan
 from .settings import OperatorSettings
 from .snapshot import Key, Snapshot
-from .status import View, model_status, pool_status, stalled_status
+from .status import View, deletion_status, lone_pool_status, model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
 Saying = Callable[[], Awaitable[float | None]]
@@ -57,7 +57,7 @@ class Reconciler:
         if snapshot is None or "deletionTimestamp" in snapshot.model["metadata"]:
             self._patience.forget(key)
             self._worked_out.pop(key, None)
-            return Looked()  # its children have owner references: the cluster itself takes them away
+            return await self._say_what_is_left(key, snapshot)
         try:
             model, wanted = self._work_out(key, snapshot)
         except Unservable as refusal:
@@ -136,6 +136,22 @@ class Reconciler:
             for event in events:
                 await self._writer.emit(event)
         return left_s
+
+    async def _say_what_is_left(self, key: Key, snapshot: Snapshot | None) -> Looked:
+        """Children have owner references: the cluster itself takes them away, unless somebody keeps it from that."""
+        said: list[tuple[kinds.Kind, Json, Json | None]] = []
+        if snapshot is not None:
+            said.append((kinds.MODEL, snapshot.model, deletion_status(snapshot.model, self._now())))
+        else:
+            pools = self._observer.pools(key)
+            said += [(kinds.POOL, pool, lone_pool_status(pool, key[1], self._now())) for pool in pools]
+        try:
+            for kind, raw, status in said:
+                if status is not None and status != raw.get("status"):
+                    await self._writer.write_status(kind, raw, status)
+        except KubernetesError as failure:
+            return Looked(None if failure.status == 404 else failure)
+        return Looked()
 
     async def _say_stalled(self, snapshot: Snapshot, refusal: Unservable) -> Looked:
         status = stalled_status(snapshot.model, refusal.reason, refusal.error.message, self._now())

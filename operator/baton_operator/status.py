@@ -282,6 +282,30 @@ def stalled_status(raw: Json, reason: Reason, message: str, now: str) -> Json:
     return (raw.get("status") or {}) | {name: new[name] for name in NEWS}
 
 
+BY_THE_CLUSTER = ("foregroundDeletion", "orphan")
+"""Finalizers of the garbage collector."""
+
+
+def deletion_status(raw: Json, now: str) -> Json | None:
+    """Of a Model that is being deleted and that somebody's finalizer holds; None: nobody's does."""
+    held_by = [name for name in raw["metadata"].get("finalizers") or () if name not in BY_THE_CLUSTER]
+    if not held_by:
+        return None
+    message = f"it is being deleted, and finalizers of others hold it: {', '.join(held_by)}; its Pods run on until then"
+    return stalled_status(raw, Reason.DELETING, message, now)
+
+
+def lone_pool_status(raw: Json, model: str, now: str) -> Json | None:
+    """Of a Pool without its Model; None: the garbage collector is on its way to it."""
+    metadata = raw["metadata"]
+    if metadata.get("ownerReferences") or "deletionTimestamp" in metadata:
+        return None
+    message = f"there is no Model {model}: kubectl delete -n {metadata['namespace']} pool {metadata['name']}"
+    found = {kind: (kind == "Stalled", Reason.NO_SUCH_MODEL, message) for kind in ("Ready", "Stalled")}
+    said = as_json(PoolStatus(observed_generation=_generation(raw), conditions=_conditions(raw, found, now)))
+    return (raw.get("status") or {}) | {name: said[name] for name in ("observedGeneration", "conditions")}
+
+
 def pool_status(view: View, role: Role, raw: Json, now: str) -> Json:
     """Of one Pool."""
     size, counts = view.plan.sizes[role], view.plan.counts[role]

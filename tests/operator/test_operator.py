@@ -340,6 +340,40 @@ async def test_a_lease_that_somebody_deletes_is_made_again_and_work_goes_on(clus
         assert operator.leading
 
 
+async def test_a_pool_without_its_model_says_so(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        for kind in kinds.CHILDREN:  # as kubectl delete --cascade=orphan does
+            for name in tuple(cluster.of(kind)):
+                cluster.change(kind, name, {"metadata": {"ownerReferences": None}})
+        cluster.remove(kinds.MODEL, "m")
+
+        def lone() -> bool:
+            found = [condition(pool, "Ready") for pool in cluster.of(kinds.POOL).values()]
+            return len(found) == 2 and all(said.get("reason") == "NoSuchModel" for said in found)
+
+        await eventually(lone)
+        assert "kubectl delete -n ns pool m-decode" in str(cluster.of(kinds.POOL)["m-decode"]["status"])
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        assert len(await settled(cluster)) == 20
+        assert condition(cluster.of(kinds.POOL)["m-decode"], "Ready")["reason"] == "AsWanted"
+
+
+async def test_a_model_that_a_finalizer_of_others_holds_says_so(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        held = {"deletionTimestamp": "2026-11-28T00:00:00Z", "finalizers": ["foregroundDeletion", "example.com/x"]}
+        cluster.change(kinds.MODEL, "m", {"metadata": held})
+        said = str(await eventually(lambda: stalled_ready(cluster, "Deleting")))
+        assert "finalizers of others hold it: example.com/x;" in said
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+
+
 DRIFT: list[tuple[kinds.Kind, str, Json]] = [
     (kinds.SERVICE, "m-gateway", {"spec": {"ports": []}}),
     (kinds.DEPLOYMENT, "m-gateway", {"spec": {"replicas": 0}}),

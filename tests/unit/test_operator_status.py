@@ -288,10 +288,11 @@ def test_a_rollout_and_its_end() -> None:
 
 def test_leftovers_are_cleaned_up_and_strangers_are_not() -> None:
     scene = Scene()
-    mine = {"kind": "ConfigMap", "metadata": {"name": "m-x", "uid": "1", "ownerReferences": [{"uid": "u1"}]}}
-    other = {"kind": "ConfigMap", "metadata": {"name": "m-y", "uid": "2"}}
-    scene.children[kinds.CONFIG_MAP.kind, "m-x"], scene.children[kinds.CONFIG_MAP.kind, "m-y"] = mine, other
-    assert [(action.verb, action.name, action.uid) for action in scene.plan().actions] == [("delete", "m-x", "1")]
+    mine, free, named = "m-prefill-0123456789", "m-decode-0123456789", "m-x"
+    for uid, name in (("1", mine), ("2", free), ("3", named)):
+        metadata: Json = {"name": name, "uid": uid} | ({} if name == free else {"ownerReferences": [{"uid": "u1"}]})
+        scene.children[kinds.CONFIG_MAP.kind, name] = {"kind": "ConfigMap", "metadata": metadata}
+    assert [(action.verb, action.name, action.uid) for action in scene.plan().actions] == [("delete", mine, "1")]
     assert conditions(scene.status())["Progressing"] == ("True", "CleaningUp")
 
 
