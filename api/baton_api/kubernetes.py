@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -92,6 +93,14 @@ def secret_name(model: str) -> str:
 
 def api_key_name(model: str) -> str:
     return f"{model}-api-key"
+
+
+CHILD = re.compile(rf"(-(gateway|workers|secret|api-key|(prefill|decode)(-[0-9a-f]{{{REVISION_DIGITS}}})?))?")
+
+
+def is_childs_name(model: str, name: str) -> bool:
+    """Whether an object that an operator makes for the Model may be called so."""
+    return name.startswith(model) and CHILD.fullmatch(name, len(model)) is not None
 
 
 def endpoint(model: str, namespace: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from baton_api.kubernetes import MODEL_LABEL
+from baton_api.kubernetes import COMPONENT_LABEL, GATEWAY, MODEL_LABEL
 from baton_wire.kube_api import Event, Listing
 
 from .kinds import MODEL, Kind
@@ -139,10 +139,13 @@ def settings_of(raw: Json) -> Json:
 
 
 def deployment(raw: Json) -> Json:
-    """Of the status only what is read: the rest is news about news."""
+    """Of the status only what is read: the rest is news about news. How far a rollout is matters of a gateway's only:
+    workers of a revision never change."""
     status = raw.get("status") or {}
     conditions = [item for item in status.get("conditions") or () if item["type"] == "ReplicaFailure"]
-    kept = {name: status[name] for name in ("replicas", "readyReplicas") if name in status}
+    is_gateway = labels_of(raw).get(COMPONENT_LABEL) == GATEWAY
+    counted = ("replicas", "readyReplicas", *(("updatedReplicas", "observedGeneration") if is_gateway else ()))
+    kept = {name: status[name] for name in counted if name in status}
     raw["status"] = kept | ({"conditions": conditions} if conditions else {})
     return whole(raw)
 

@@ -71,6 +71,10 @@ class Observer:
         pods = tuple(self._cache(kinds.POD, namespace).of(key).values())
         return Snapshot(model, children, pods, optional)
 
+    def pools(self, key: Key) -> Iterable[dict[str, Any]]:
+        """Whether or not there is such a Model."""
+        return tuple(self._cache(kinds.POOL, key[0]).of(key).values())
+
     def put(self, kind: Kind, raw: dict[str, Any]) -> None:
         """The answer to a write: read it back before the watch says it. It is no reason for another look."""
         self._cache(kind, str(raw["metadata"]["namespace"])).put(raw, tell=False)

@@ -196,13 +196,16 @@ def _has_pods(item: Json, snapshot: Snapshot) -> bool:
 
 
 def _leftovers(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
-    """What this Model owns and no longer needs. Deployments of workers go through the rollout instead."""
+    """What this Model owns and no longer needs, under a name that an operator gives: what somebody else has hung on to
+    the Model goes with it, not before. Deployments of workers go through the rollout instead."""
     needed = {(item["kind"], name_of(item)) for item in wanted.objects}
     needed |= {(kinds.SECRET.kind, name) for name in wanted.secrets}
     needed |= {(kinds.CONFIG_MAP.kind, name) for kind, name in snapshot.children if kind == kinds.DEPLOYMENT.kind}
     for (kind, name), item in snapshot.children.items():
         is_workers = kind == kinds.DEPLOYMENT.kind and revision_label(item)
         if (kind, name) in needed or is_workers or not is_owned_by(item, owner.uid):
+            continue
+        if not names.is_childs_name(owner.name, name):
             continue
         if "deletionTimestamp" not in item["metadata"]:
             yield Action("delete", kinds.BY_KIND[kind], name, "leftover: no longer wanted", uid=item["metadata"]["uid"])

@@ -160,7 +160,6 @@ class Operator:
         while True:
             await asyncio.sleep(self.settings.resync_s)
             for key in self.observer.models():
-                self.writer.forgive(key)
                 self.queue.add(key)
 
     # The HTTP face.
@@ -217,7 +216,9 @@ async def _main(settings: OperatorSettings, access: KubeAccess) -> int:
     lost = not stopping.is_set()
     for task in (running, stopped):
         task.cancel()
-    await asyncio.gather(running, stopped, return_exceptions=True)
+    ended, _ = await asyncio.gather(running, stopped, return_exceptions=True)
+    if isinstance(ended, BaseException) and not isinstance(ended, asyncio.CancelledError):
+        log.critical("the operator ends: it broke", exc_info=ended)
     await server.close(1.0)
     return 1 if lost else 0
 

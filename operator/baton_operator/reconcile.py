@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from baton_api.crd import Model, parse_model
@@ -13,7 +14,7 @@ from baton_api.crd_status import Reason
 from baton_api.errors import KubernetesError, SettingError
 
 from . import kinds
-from .apply import Outcome, Writer
+from .apply import Outcome, Writer, stamp
 from .desired import Desired, desired
 from .events import events_of
 from .objects import Owner
@@ -22,9 +23,10 @@ from .patience import Patience
 from .plan import Plan, plan
 from .settings import OperatorSettings
 from .snapshot import Key, Snapshot
-from .status import View, model_status, pool_status, stalled_status
+from .status import View, deletion_status, lone_pool_status, model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
+Saying = Callable[[], Awaitable[float | None]]
 log = logging.getLogger("baton.operator")
 REMEMBERED = 512
 """Models whose wishes are kept worked out."""
@@ -55,18 +57,18 @@ class Reconciler:
         if snapshot is None or "deletionTimestamp" in snapshot.model["metadata"]:
             self._patience.forget(key)
             self._worked_out.pop(key, None)
-            return Looked()  # its children have owner references: the cluster itself takes them away
+            return await self._say_what_is_left(key, snapshot)
         try:
             model, wanted = self._work_out(key, snapshot)
         except Unservable as refusal:
             return await self._say_stalled(snapshot, refusal)
         owner = _owner(snapshot.model)
-        planned, outcome = plan(model, owner, wanted, snapshot), Outcome()
+        planned, outcome = plan(model, owner, wanted, snapshot), Outcome(stamp(snapshot.model))
         waited_for, rest = planned.split()
         await self._writer.carry_out(key[0], waited_for, outcome)
         if outcome.wrote and rest and outcome.retry is None:
             return Looked(again_s=0.0)
-        if outcome.retry is None:
+        if not outcome.halted:
             await self._writer.carry_out(key[0], rest, outcome)
         if outcome.wrote:
             snapshot = self._observer.snapshot(key)
@@ -78,7 +80,8 @@ class Reconciler:
             held_s = await self._say(model, wanted, snapshot, planned, outcome)
         except KubernetesError as error:
             return Looked(outcome.retry or error)
-        return Looked(outcome.retry, held_s if again_s is None else again_s)
+        waits_s = [wait_s for wait_s in (again_s, held_s, outcome.again_s) if wait_s is not None]
+        return Looked(outcome.retry, min(waits_s, default=None))
 
     def _work_out(self, key: Key, snapshot: Snapshot) -> tuple[Model, Desired]:
         """The same for every look until the Model changes. Raises Unservable."""
@@ -95,19 +98,33 @@ class Reconciler:
     async def _say(
         self, model: Model, wanted: Desired, snapshot: Snapshot, planned: Plan, outcome: Outcome
     ) -> float | None:
-        """When to look again for what is held back; None: nothing is."""
-        view = View(model, snapshot, wanted.revision, planned, tuple(outcome.refused))
-        key, held = (model.metadata.namespace, model.metadata.name), []
+        """When to look again for what is held back; None: nothing is. One status that cannot be written keeps no other
+        from being written. Raises KubernetesError."""
+        view = View(
+            model, snapshot, wanted.revision, planned,
+            tuple(outcome.refused), tuple(outcome.taken), tuple(outcome.retrying),
+        )  # fmt: skip
+        key, said, failures = (model.metadata.namespace, model.metadata.name), list[Saying](), []
         for role in planned.sizes:
             pool = snapshot.pool(role)
             if pool is not None:
-                status = pool_status(view, role, pool, self._now())
-                left_s = self._patience.left(key, kinds.POOL, pool, status)
-                if left_s == 0.0:
-                    await self._writer.write_status(kinds.POOL, pool, status)
-                held.append(left_s)
-        held.append(await self._say_of_model(snapshot.model, model_status(view, self._now())))
+                said.append(partial(self._say_of_pool, key, pool, pool_status(view, role, pool, self._now())))
+        said.append(partial(self._say_of_model, snapshot.model, model_status(view, self._now())))
+        held: list[float | None] = []
+        for saying in said:
+            try:
+                held.append(await saying())
+            except KubernetesError as error:
+                failures.append(error)
+        if failures:
+            raise min(failures, key=lambda error: error.retry_after_s or 0.0)
         return min((left_s for left_s in held if left_s), default=None)
+
+    async def _say_of_pool(self, key: Key, raw: Json, status: Json) -> float | None:
+        left_s = self._patience.left(key, kinds.POOL, raw, status)
+        if left_s == 0.0:
+            await self._writer.write_status(kinds.POOL, raw, status)
+        return left_s
 
     async def _say_of_model(self, raw: Json, status: Json) -> float | None:
         """The status first: an operator killed between the two loses an Event, not the truth."""
@@ -119,6 +136,22 @@ class Reconciler:
             for event in events:
                 await self._writer.emit(event)
         return left_s
+
+    async def _say_what_is_left(self, key: Key, snapshot: Snapshot | None) -> Looked:
+        """Children have owner references: the cluster itself takes them away, unless somebody keeps it from that."""
+        said: list[tuple[kinds.Kind, Json, Json | None]] = []
+        if snapshot is not None:
+            said.append((kinds.MODEL, snapshot.model, deletion_status(snapshot.model, self._now())))
+        else:
+            pools = self._observer.pools(key)
+            said += [(kinds.POOL, pool, lone_pool_status(pool, key[1], self._now())) for pool in pools]
+        try:
+            for kind, raw, status in said:
+                if status is not None and status != raw.get("status"):
+                    await self._writer.write_status(kind, raw, status)
+        except KubernetesError as failure:
+            return Looked(None if failure.status == 404 else failure)
+        return Looked()
 
     async def _say_stalled(self, snapshot: Snapshot, refusal: Unservable) -> Looked:
         status = stalled_status(snapshot.model, refusal.reason, refusal.error.message, self._now())

@@ -81,6 +81,15 @@ def is_owned_by(item: Json, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or [])
 
 
+def is_ours(item: Json, uid: str) -> bool:
+    """Of an object as the API server has it, with any labels: this Model's, or made by an operator."""
+    managers = {entry.get("manager") for entry in item["metadata"].get("managedFields") or ()}
+    is_made_by_us = (
+        labels_of(item).get(names.MANAGED_BY_LABEL) == names.FIELD_MANAGER and names.FIELD_MANAGER in managers
+    )
+    return is_owned_by(item, uid) or is_made_by_us
+
+
 def pod_state(raw: Json) -> PodState:
     """Of a Pod as the API server has it."""
     labels, status = labels_of(raw), raw.get("status") or {}

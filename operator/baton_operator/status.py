@@ -30,13 +30,16 @@ Finding = tuple[Reason, str]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the checks look at. `refused` are writes that the API server will refuse again: what, and its words."""
+    """What the checks look at. `refused` are writes that the API server will refuse again, `retrying` those that failed
+    and may succeed: what, and its words. `taken` says which names are somebody else's."""
 
     model: Model
     snapshot: Snapshot
     revision: str
     plan: Plan
     refused: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    retrying: tuple[str, ...] = ()
 
     def ready(self, role: Role) -> int:
         counts = self.plan.counts[role]
@@ -49,6 +52,23 @@ class View:
         if found is None:
             return 0, 1
         return int((found.get("status") or {}).get("readyReplicas", 0)), int(found["spec"].get("replicas", 1))
+
+    @property
+    def gateway_rollout(self) -> str | None:
+        """What is still to come of the gateway's Deployment; None: nothing is."""
+        found = self.snapshot.find(kinds.DEPLOYMENT, names.gateway_name(self.model.metadata.name))
+        if found is None:
+            return "it is not made yet"
+        status, wanted = found.get("status") or {}, self.gateway[1]
+        counts = [int(status.get(name, 0)) for name in ("updatedReplicas", "readyReplicas", "replicas")]
+        if int(status.get("observedGeneration", 0)) >= _generation(found) and counts == [wanted] * 3:
+            return None
+        said = f"gateway Pods of the newest settings: {counts[0]}/{wanted}; ready: {counts[1]}, in all: {counts[2]}"
+        if not found["spec"].get("paused"):
+            return said
+        metadata = found["metadata"]
+        where = f"-n {self.model.metadata.namespace} deployment {metadata['name']}"
+        return f"{said}; Deployment {metadata['name']} is paused: kubectl rollout resume {where}"
 
     @property
     def was_ready(self) -> bool:
@@ -116,6 +136,8 @@ def gateway_trouble(view: View) -> Finding | None:
 
 
 def _refused(view: View) -> Finding | None:
+    if view.taken:
+        return Reason.NAME_TAKEN, "; ".join((*view.taken, *view.refused))
     if not view.refused:
         return None
     return Reason.REFUSED_BY_API_SERVER, "; ".join(view.refused)
@@ -123,7 +145,7 @@ def _refused(view: View) -> Finding | None:
 
 def _created(view: View) -> Finding | None:
     missing = sorted(f"{action.kind.kind} {action.name}" for action in view.plan.actions if action.reason == MISSING)
-    return (Reason.CREATING, f"to be made: {', '.join(missing)}") if missing else None
+    return (Reason.CREATING, "; ".join((*view.retrying, f"to be made: {', '.join(missing)}"))) if missing else None
 
 
 def _sizes(view: View) -> Finding | None:
@@ -160,6 +182,8 @@ READY: tuple[Callable[[View], Finding | None], ...] = (_refused, _created, _size
 
 
 def _progressing(view: View) -> tuple[bool, Finding]:
+    if view.retrying:
+        return True, (Reason.WRITES_FAIL, f"tried again: {'; '.join(view.retrying)}")
     if any(count.old_asked for count in view.plan.counts.values()):
         return True, (Reason.ROLLING_OUT, f"to revision {view.revision}: {view.plan.step.reason}")
     if any(count.old for count in view.plan.counts.values()):
@@ -169,9 +193,24 @@ def _progressing(view: View) -> tuple[bool, Finding]:
         parts = [f"{role.value} {view.ready(role)}/{view.plan.sizes[role]}" for role in sorted(short)]
         return True, (Reason.SCALING, f"workers ready: {', '.join(parts)}")
     ready, wanted = view.gateway
-    if ready < wanted:
-        return True, (Reason.STARTING_GATEWAY, f"gateway Pods ready: {ready}/{wanted}")
-    leftovers = sorted(f"{action.kind.kind} {action.name}" for action in view.plan.actions if action.verb == "delete")
+    rollout = view.gateway_rollout
+    if rollout is not None:
+        reason = Reason.STARTING_GATEWAY if ready < wanted else Reason.ROLLING_OUT
+        return True, (reason, rollout)
+    if (refused := _refused(view)) is not None:
+        return False, refused
+    if (missing := _created(view)) is not None:
+        return True, missing
+    return _pending(view)
+
+
+def _pending(view: View) -> tuple[bool, Finding]:
+    """What is there and not yet as wanted."""
+    actions = view.plan.actions
+    changes = sorted(f"{item.kind.kind} {item.name} ({item.reason})" for item in actions if item.verb != "delete")
+    if changes:
+        return True, (Reason.APPLYING, f"to be written: {', '.join(changes)}")
+    leftovers = sorted(f"{item.kind.kind} {item.name}" for item in actions)
     if leftovers:
         return True, (Reason.CLEANING_UP, f"to be deleted: {', '.join(leftovers)}")
     return False, (Reason.SETTLED, "nothing is left to do")
@@ -182,11 +221,13 @@ def _is_asked(view: View, role: Role) -> bool:
 
 
 def _degraded(view: View) -> Finding | None:
-    for role in view.plan.sizes:
-        if view.ready(role) < view.plan.sizes[role] and (found := worker_trouble(view, role)) is not None:
+    """Old workers or gateways that are ready do not make up for new ones that cannot be."""
+    for role, size in view.plan.sizes.items():
+        counts = view.plan.counts[role]
+        is_short = view.ready(role) < size or counts.new_ready < counts.new.asked
+        if is_short and (found := worker_trouble(view, role)) is not None:
             return found
-    ready, wanted = view.gateway
-    if ready < wanted and (found := gateway_trouble(view)) is not None:
+    if view.gateway_rollout is not None and (found := gateway_trouble(view)) is not None:
         return found
     if view.was_ready and view.plan.sizes.get(Role.PREFILL, 0) and not view.ready(Role.PREFILL):
         return Reason.FEWER_WORKERS, f"no prefill worker is ready: decode prefills; {view.describe('prefill')}"
@@ -202,7 +243,7 @@ def model_status(view: View, now: str) -> Json:
     conditions["Progressing"] = (moving, why, what)
     degraded = _degraded(view)
     conditions["Degraded"] = (degraded is not None, *(degraded or (Reason.AS_WANTED, "every worker is as wanted")))
-    if view.refused:
+    if view.refused or view.taken:
         conditions["Stalled"] = (True, reason, message)
     elif moving or objection is not None:
         conditions["Reconciling"] = (True, why if moving else reason, what if moving else message)
@@ -239,6 +280,30 @@ def stalled_status(raw: Json, reason: Reason, message: str, now: str) -> Json:
     )
     new = as_json(said)
     return (raw.get("status") or {}) | {name: new[name] for name in NEWS}
+
+
+BY_THE_CLUSTER = ("foregroundDeletion", "orphan")
+"""Finalizers of the garbage collector."""
+
+
+def deletion_status(raw: Json, now: str) -> Json | None:
+    """Of a Model that is being deleted and that somebody's finalizer holds; None: nobody's does."""
+    held_by = [name for name in raw["metadata"].get("finalizers") or () if name not in BY_THE_CLUSTER]
+    if not held_by:
+        return None
+    message = f"it is being deleted, and finalizers of others hold it: {', '.join(held_by)}; its Pods run on until then"
+    return stalled_status(raw, Reason.DELETING, message, now)
+
+
+def lone_pool_status(raw: Json, model: str, now: str) -> Json | None:
+    """Of a Pool without its Model; None: the garbage collector is on its way to it."""
+    metadata = raw["metadata"]
+    if metadata.get("ownerReferences") or "deletionTimestamp" in metadata:
+        return None
+    message = f"there is no Model {model}: kubectl delete -n {metadata['namespace']} pool {metadata['name']}"
+    found = {kind: (kind == "Stalled", Reason.NO_SUCH_MODEL, message) for kind in ("Ready", "Stalled")}
+    said = as_json(PoolStatus(observed_generation=_generation(raw), conditions=_conditions(raw, found, now)))
+    return (raw.get("status") or {}) | {name: said[name] for name in ("observedGeneration", "conditions")}
 
 
 def pool_status(view: View, role: Role, raw: Json, now: str) -> Json:

@@ -23,6 +23,7 @@ def test_operator_and_gateway_use_every_right_they_have(
     if isinstance(cluster, ForeignCluster):
         pytest.skip("the audit log of a cluster of KUBECONFIG cannot be read from here")
     the_rarer_things(demo)
+    a_lease_that_somebody_deletes(Deployed(cluster, release.namespace))
     log = cluster.audit_log.read_text().splitlines()
 
     roles = [json.loads(cluster.kubectl("get", *where.split(), "-o", "json")) for where in OPERATOR_ROLES]
@@ -32,6 +33,12 @@ def test_operator_and_gateway_use_every_right_they_have(
     assert handed_on <= granted(roles)
     assert handed_on == used(log, "models:demo-gateway")
     print(f"\noperator: {len(granted(roles))} rights, gateway: {len(handed_on)}; all used, no other")
+
+
+def a_lease_that_somebody_deletes(operator: Deployed) -> None:
+    operator.kubectl("delete", "lease", "baton-operator")
+    held = ("get", "lease", "baton-operator", "--ignore-not-found", "-o", "jsonpath={.spec.holderIdentity}")
+    eventually("the Lease is there again and held", lambda: operator.kubectl(*held), 60)
 
 
 def the_rarer_things(demo: Deployed) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baton_operator import kinds
-from baton_operator.settings import OperatorSettings
+from baton_operator.settings import LeaderSettings, OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
 from support.operators import KillAt, condition, eventually, model, operator_settings, running, stripped
@@ -215,6 +215,163 @@ async def test_what_the_api_server_refuses_for_good_is_said_and_not_repeated(clu
         await asyncio.sleep(0.5)
         assert len([one for one in cluster.asked if one.method in WRITES]) == asked
         assert "Deployment m-gateway" in state(cluster)
+
+
+def strangers(cluster: FakeCluster) -> dict[str, Json]:
+    """Objects with the names that Model m will want, of every kind that can be anybody's."""
+    for kind, name, fields in (
+        (kinds.NETWORK_POLICY, "m", {"spec": {"podSelector": {}}}),
+        (kinds.SERVICE, "m-gateway", {"spec": {"ports": [{"port": 443}]}}),
+        (kinds.ROLE, "m-gateway", {"rules": []}),
+        (kinds.CONFIG_MAP, "m-gateway", {"data": {"mine": "yes"}}),
+        (kinds.SERVICE_ACCOUNT, "m-gateway", {}),
+        (kinds.POOL, "m-decode", {"spec": {"role": "decode", "model": "m", "replicas": 3}}),
+    ):
+        cluster.create(kind, {"kind": kind.kind, "metadata": {"name": name}, **fields})
+    return theirs(cluster)
+
+
+def theirs(cluster: FakeCluster) -> dict[str, Json]:
+    """All that no operator has made."""
+    found = {f"{kind.kind} {name}": item for kind in kinds.CHILDREN for name, item in cluster.of(kind).items()}
+    return {name: json.loads(json.dumps(item)) for name, item in found.items() if "labels" not in item["metadata"]}
+
+
+async def test_what_others_made_under_a_models_names_is_not_touched_and_said(cluster: FakeCluster) -> None:
+    before = strangers(cluster)
+    assert len(before) == 6
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await eventually(lambda: "Deployment m-decode" in str(state(cluster)), what="what is free is made")
+        ready = await eventually(lambda: stalled_ready(cluster, "NameTaken"))
+        assert all(f"{name} exists and is not Baton's: delete it or rename the Model" in ready for name in before)
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+        assert theirs(cluster) == before
+        made = state(cluster)
+        assert "RoleBinding m-gateway" not in made and "Deployment m-gateway" not in made
+        cluster.remove(kinds.MODEL, "m")
+        await quiet(cluster, 0.1)
+    assert theirs(cluster) == before
+
+
+def stalled_ready(cluster: FakeCluster, reason: str) -> str | None:
+    ready = condition(cluster.of(kinds.MODEL)["m"], "Ready")
+    return str(ready["message"]) if ready.get("reason") == reason else None
+
+
+async def test_a_name_that_is_free_again_is_taken_when_the_model_changes(cluster: FakeCluster) -> None:
+    cluster.create(kinds.NETWORK_POLICY, {"kind": "NetworkPolicy", "metadata": {"name": "m"}, "spec": {}})
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await eventually(lambda: stalled_ready(cluster, "NameTaken"))
+        cluster.remove(kinds.NETWORK_POLICY, "m")
+        cluster.change(kinds.MODEL, "m", {"metadata": {"annotations": {"look": "again"}}})
+        assert len(await settled(cluster)) == 20
+
+
+async def test_a_pool_that_lost_its_label_is_found_and_keeps_its_size(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        cluster.change(kinds.POOL, "m-decode", {"spec": {"replicas": 3}})
+        await eventually(lambda: is_settled(cluster) and "3/3" in str(cluster.of(kinds.MODEL)["m"]["status"]))
+        labels = {"app.kubernetes.io/managed-by": None}
+        cluster.change(kinds.POOL, "m-decode", {"metadata": {"labels": labels}})
+        await eventually(lambda: "managed-by" in str(cluster.of(kinds.POOL)["m-decode"]["metadata"]["labels"]))
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+        assert cluster.of(kinds.POOL)["m-decode"]["spec"]["replicas"] == 3 and is_settled(cluster)
+
+
+async def test_what_can_be_retried_is_said_and_holds_up_only_what_needs_it(cluster: FakeCluster) -> None:
+    """As a webhook that does not answer."""
+    failing = ("/pools", "/roles/", "/configmaps/m-gateway")
+
+    def refuse(asked: Asked) -> tuple[int, list[tuple[str, str]]] | None:
+        fails = asked.method in WRITES and any(part in asked.path for part in failing) and "status" not in asked.path
+        return (500, []) if fails else None
+
+    cluster.refuse = refuse
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await eventually(lambda: condition(cluster.of(kinds.MODEL)["m"], "Progressing").get("reason") == "WritesFail")
+        moving = condition(cluster.of(kinds.MODEL)["m"], "Progressing")
+        assert moving["status"] == "True" and "Pool m-decode: HTTP 500: no" in moving["message"]
+        await eventually(lambda: "Pool m-decode: HTTP 500: no" in str(stalled_ready(cluster, "Creating")))
+        made = state(cluster)
+        assert {"NetworkPolicy m", "PodDisruptionBudget m-decode", "Service m-gateway"} <= set(made)
+        assert not {"RoleBinding m-gateway", "Deployment m-gateway"} & set(made)
+        cluster.refuse = lambda asked: None
+        assert len(await settled(cluster)) == 20
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, 3), (403, 1)])
+async def test_a_status_that_is_not_written_is_logged_once_and_keeps_no_other_from_being_written(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture, status: int, tries: int
+) -> None:
+    def refuse(asked: Asked) -> tuple[int, list[tuple[str, str]]] | None:
+        return (status, []) if asked.path.endswith("/pools/m-decode/status") else None
+
+    cluster.refuse = refuse
+    async with running(cluster.access, settings_of()) as operator:
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        asked = lambda: [one for one in cluster.asked if one.path.endswith("/pools/m-decode/status")]  # noqa: E731
+        await eventually(lambda: len(asked()) >= tries)
+        if status == 403:
+            await quiet(cluster)
+            before = len(asked())
+            await quiet(cluster, 1.0)
+            assert len(asked()) == before
+        said = [entry.getMessage() for entry in caplog.records if "pools/status" in entry.getMessage()]
+        assert said == [f"pools/status ns/m-decode is not written: HTTP {status}: no"]
+        text = operator.telemetry.metrics.text().decode()
+        assert 'baton_operator_errors_total{reason="Refused",what="pools/status"} 1.0' in text
+
+
+async def test_a_lease_that_somebody_deletes_is_made_again_and_work_goes_on(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of(leader=LeaderSettings(renew_s=0.1))) as operator:
+        await eventually(lambda: operator.leading)
+        cluster.remove(kinds.LEASE, "baton-operator")
+        await eventually(lambda: "holderIdentity" in str(cluster.of(kinds.LEASE)), what="the Lease is there again")
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        assert operator.leading
+
+
+async def test_a_pool_without_its_model_says_so(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        for kind in kinds.CHILDREN:  # as kubectl delete --cascade=orphan does
+            for name in tuple(cluster.of(kind)):
+                cluster.change(kind, name, {"metadata": {"ownerReferences": None}})
+        cluster.remove(kinds.MODEL, "m")
+
+        def lone() -> bool:
+            found = [condition(pool, "Ready") for pool in cluster.of(kinds.POOL).values()]
+            return len(found) == 2 and all(said.get("reason") == "NoSuchModel" for said in found)
+
+        await eventually(lone)
+        assert "kubectl delete -n ns pool m-decode" in str(cluster.of(kinds.POOL)["m-decode"]["status"])
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        assert len(await settled(cluster)) == 20
+        assert condition(cluster.of(kinds.POOL)["m-decode"], "Ready")["reason"] == "AsWanted"
+
+
+async def test_a_model_that_a_finalizer_of_others_holds_says_so(cluster: FakeCluster) -> None:
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        held = {"deletionTimestamp": "2026-11-28T00:00:00Z", "finalizers": ["foregroundDeletion", "example.com/x"]}
+        cluster.change(kinds.MODEL, "m", {"metadata": held})
+        said = str(await eventually(lambda: stalled_ready(cluster, "Deleting")))
+        assert "finalizers of others hold it: example.com/x;" in said
+        await quiet(cluster)
+        assert await quiet(cluster) == 0
 
 
 DRIFT: list[tuple[kinds.Kind, str, Json]] = [

@@ -88,6 +88,60 @@ OBJECTS = [
 ]
 
 
+STRANGERS: list[tuple[kinds.Kind, str, Json]] = [
+    (kinds.NETWORK_POLICY, "m", {"spec": {"podSelector": {}}}),
+    (kinds.SERVICE, "m-gateway", {"spec": {"ports": [{"port": 443}]}}),
+    (kinds.SERVICE, "m-workers", {"spec": {"type": "ExternalName", "externalName": "x.example"}}),
+    (kinds.ROLE, "m-gateway", {"rules": []}),
+    (kinds.CONFIG_MAP, "m-gateway", {"data": {"mine": "yes"}}),
+    (kinds.SERVICE_ACCOUNT, "m-gateway", {}),
+    (kinds.BUDGET, "m-decode", {"spec": {}}),
+    (kinds.POOL, "m-decode", {"spec": {"role": "decode", "model": "m", "replicas": 3}}),
+]
+"""Most of them lack the very fields that ours have: nothing that an apply could be in conflict with."""
+
+
+async def test_what_others_made_under_a_models_names_is_not_touched_and_said(cluster: Cluster, namespace: str) -> None:
+    async with stage(cluster, namespace) as at:
+        paths = {kind.path(namespace, name): f"{kind.kind} {name}" for kind, name, _ in STRANGERS}
+        for kind, name, fields in STRANGERS:
+            body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, **fields}
+            await at.api.call("POST", kind.path(namespace), body=body)
+        before = {path: (await at.api.call("GET", path)).get("spec") for path in paths}
+        await at.create()
+
+        async def taken() -> Json | None:
+            ready = condition(await at.get(), "Ready")
+            return ready if ready.get("reason") == "NameTaken" else None
+
+        said = (await eventually(taken))["message"]
+        assert all(f"{what} exists and is not Baton's" in said for what in paths.values())
+        cluster.kubectl("delete", "model", "m", "-n", namespace, "--cascade=foreground", "--timeout=20s")
+        for path in paths:
+            found = await at.api.call("GET", path)
+            assert found.get("spec") == before[path] and not found["metadata"].get("ownerReferences")
+            assert not found["metadata"].get("labels")
+        config = await at.api.call("GET", kinds.CONFIG_MAP.path(namespace, "m-gateway"))
+        assert config["data"] == {"mine": "yes"}
+
+
+async def test_a_gateway_rollout_that_is_stuck_or_paused_is_said(cluster: Cluster, namespace: str) -> None:
+    async with stage(cluster, namespace) as at:
+        await at.create()
+        await at.until_settled()
+        deployment = kinds.DEPLOYMENT.path(namespace, "m-gateway")
+        await at.api.call("PATCH", deployment, body={"spec": {"paused": True}}, content_type=MERGE)
+        await at.change({"routing": {"maxInFlight": 77}})
+
+        async def paused() -> bool:
+            moving = condition(await at.get(), "Progressing")
+            return moving.get("reason") == "RollingOut" and "is paused: kubectl rollout resume" in moving["message"]
+
+        await eventually(paused)
+        await at.api.call("PATCH", deployment, body={"spec": {"paused": None}}, content_type=MERGE)
+        await at.until_settled()
+
+
 async def test_the_smallest_model_comes_up_with_all_its_objects(cluster: Cluster, namespace: str) -> None:
     async with stage(cluster, namespace) as at:
         await at.create()

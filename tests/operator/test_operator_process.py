@@ -169,6 +169,7 @@ async def test_two_replicas_one_works_with_no_more_rights_than_it_uses(
             await api.call("PATCH", f"{MODELS.format(namespace)}/m", body=change, content_type=MERGE)
             await settled(api, namespace, "2/2")
             assert other.leads
+            cluster.kubectl("delete", "lease", "baton-operator", "-n", namespace)
             await api.call(
                 "PATCH", f"{MODELS.format(namespace)}/m", body={"spec": {"mode": "aggregated"}}, content_type=MERGE
             )

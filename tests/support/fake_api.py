@@ -137,6 +137,9 @@ class FakeCluster(FakeApi):
     def _apply(self, collection: str, name: str, wanted: Json, manager: str, subresource: str, *, force: bool) -> Json:
         place = f"{collection}/{name}" + (f"/{subresource}" if subresource else "")
         target = copy.deepcopy(self.objects[collection].get(name))
+        version = wanted["metadata"].get("resourceVersion", "")
+        if target is not None and version not in ("", target["metadata"]["resourceVersion"]):
+            raise Refused(409, "Conflict", "the object has been modified")
         if target is None:
             if subresource:
                 raise Refused(404, "NotFound", f"{name} not found")
@@ -144,6 +147,7 @@ class FakeCluster(FakeApi):
         part = {"status": wanted.get("status", {})} if subresource else copy.deepcopy(wanted)
         if not subresource:
             part.pop("status", None)
+            part["metadata"].pop("resourceVersion", None)
             self._check_owners(part)
         try:
             owners = self._owners.setdefault(place, {})
@@ -245,7 +249,7 @@ class FakeCluster(FakeApi):
                 self.put(kinds.POD.path(NAMESPACE), pod | {"status": status})
                 changed = True
         mine = [pod for pod in self.of(kinds.POD).values() if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
-        counts = {"replicas": len(mine), "readyReplicas": sum(map(_is_ready, mine))}
+        counts = {"replicas": len(mine), "updatedReplicas": len(mine), "readyReplicas": sum(map(_is_ready, mine))}
         status = {name: count for name, count in counts.items() if count}
         status["observedGeneration"] = deployment["metadata"]["generation"]
         if deployment.get("status") != status:

@@ -151,7 +151,9 @@ class FakeApi:
 
     def _list(self, exchange: Exchange, asked: Asked) -> None:
         selector = _selector(asked.query)
-        found = [item for _, item in sorted(self.objects[asked.path].items()) if matches(item, selector)]
+        _, _, name = asked.query.get("fieldSelector", "").partition("metadata.name=")
+        known = sorted(self.objects[asked.path].items())
+        found = [item for key, item in known if matches(item, selector) and name in ("", key)]
         start = int(asked.query.get("continue", "0"))
         end = start + min(self.page_items, int(asked.query.get("limit", "500")))
         metadata = {"resourceVersion": str(self._version), "continue": str(end) if end < len(found) else ""}

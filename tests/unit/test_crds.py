@@ -42,15 +42,19 @@ def test_columns_name_fields_that_the_schema_has() -> None:
 def test_the_reasons_of_conditions_are_frozen() -> None:
     """Dashboards, alerts and scripts name them: add, never rename."""
     assert sorted(reason.value for reason in Reason) == [
+        "Applying",
         "AsWanted",
         "CleaningUp",
         "Creating",
+        "Deleting",
         "FewerWorkers",
         "GatewayCrashing",
         "ImageUnavailable",
         "InvalidSpec",
+        "NameTaken",
         "NoDecodeWorkers",
         "NoPrefillWorkers",
+        "NoSuchModel",
         "NotSupported",
         "PodsRefused",
         "RefusedByApiServer",
@@ -63,6 +67,7 @@ def test_the_reasons_of_conditions_are_frozen() -> None:
         "StartingWorkers",
         "WorkersCrashing",
         "WorkersUnschedulable",
+        "WritesFail",
     ]
 
 

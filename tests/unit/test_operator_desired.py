@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from baton_api import kubernetes as names
 from baton_api.crd import API_VERSION, KIND, Model, parse_model
 from baton_api.errors import SettingError
 from baton_api.settings import parse
@@ -223,3 +224,21 @@ def test_what_this_release_does_not_do_is_refused_by_name(spec: dict[str, Any], 
     with pytest.raises(SettingError) as refused:
         wanted(**spec)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "is_so"),
+    [
+        *((f"m{end}", True) for end in ("", "-gateway", "-workers", "-secret", "-api-key", "-prefill", "-decode")),
+        ("m-decode-0123456789", True),
+        *((name, False) for name in ("m-x", "mm", "m-gateway-2", "m-decode-012345678", "x-m", "m-decode-012345678g")),
+    ],
+)
+def test_which_names_children_may_have(name: str, is_so: bool) -> None:
+    assert names.is_childs_name("m", name) == is_so
+
+
+def test_every_object_made_has_such_a_name() -> None:
+    found = desired(model(), OWNER, SETTINGS, frozenset(("PodMonitor", "ServiceMonitor")))
+    made = [item["metadata"]["name"] for item in found.objects] + list(found.secrets)
+    assert len(made) == 19 and all(names.is_childs_name(OWNER.name, name) for name in made)

@@ -42,6 +42,8 @@ class Scene:
         self.children: dict[tuple[str, str], Json] = {}
         self.pods: list[PodState] = []
         self.refused: tuple[str, ...] = ()
+        self.taken: tuple[str, ...] = ()
+        self.retrying: tuple[str, ...] = ()
         for _ in range(3):
             self.carry_out()
         for name in self.deployments():
@@ -67,13 +69,14 @@ class Scene:
     def report(self, name: str, ready: int) -> None:
         item = self.children[kinds.DEPLOYMENT.kind, name]
         asked = item["spec"]["replicas"]
-        item["status"] = {"replicas": asked, "readyReplicas": min(ready, asked)}
+        item["status"] = {"replicas": asked, "updatedReplicas": asked, "readyReplicas": min(ready, asked)}
 
     def worker(self, role: str) -> str:
         return names.worker_name("m", Role(role), self.wanted.revision)
 
     def view(self) -> View:
-        return View(self.model, self.snapshot(), self.wanted.revision, self.plan(), self.refused)
+        planned = self.plan()
+        return View(self.model, self.snapshot(), self.wanted.revision, planned, self.refused, self.taken, self.retrying)
 
     def status(self) -> Json:
         return model_status(self.view(), NOW)
@@ -152,6 +155,89 @@ def test_no_gateway_is_ready(trouble: str, reason: str) -> None:
     assert conditions(scene.status())["Ready"] == ("False", reason)
 
 
+GATEWAYS: list[tuple[str, Json, Json, Json, tuple[str, str], str]] = [
+    ("not seen yet", {"generation": 4}, {}, {"observedGeneration": 3}, ("True", "RollingOut"), "newest settings"),
+    ("new Pod beside the old", {}, {}, {"replicas": 2, "updatedReplicas": 1}, ("True", "RollingOut"), "in all: 2"),
+    ("none updated", {}, {}, {"updatedReplicas": 0}, ("True", "RollingOut"), "newest settings: 0/1"),
+    (
+        "paused",
+        {},
+        {"paused": True},
+        {"updatedReplicas": 0},
+        ("True", "RollingOut"),
+        "kubectl rollout resume -n ns dep",
+    ),
+    ("paused, and as wanted", {}, {"paused": True}, {}, ("False", "Settled"), "nothing is left"),
+    ("not ready", {}, {}, {"readyReplicas": 0}, ("True", "StartingGateway"), "ready: 0"),
+    ("seen", {"generation": 4}, {}, {"observedGeneration": 4}, ("False", "Settled"), "nothing is left"),
+]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "spec", "status", "progressing", "words"),
+    [row[1:] for row in GATEWAYS],
+    ids=[row[0] for row in GATEWAYS],
+)
+def test_a_gateway_is_settled_when_its_deployment_is(
+    metadata: Json, spec: Json, status: Json, progressing: tuple[str, str], words: str
+) -> None:
+    scene = Scene()
+    item = scene.children[kinds.DEPLOYMENT.kind, "m-gateway"]
+    for name, changes in (("metadata", metadata), ("spec", spec), ("status", status)):
+        item[name] |= changes
+    said = scene.status()
+    assert conditions(said)["Progressing"] == progressing
+    assert words in next(each["message"] for each in said["conditions"] if each["type"] == "Progressing")
+
+
+def test_a_new_gateway_that_cannot_start_is_said_though_the_old_one_serves() -> None:
+    scene = Scene()
+    scene.children[kinds.DEPLOYMENT.kind, "m-gateway"]["status"] |= {"replicas": 2, "updatedReplicas": 1}
+    scene.pods = [pod("", "ErrImagePull", "gateway")]
+    found = conditions(scene.status())
+    assert found["Ready"] == ("True", "Serving") and found["Degraded"] == ("True", "ImageUnavailable")
+
+
+@pytest.mark.parametrize(("trouble", "degraded"), [("ImagePullBackOff", ("True", "ImageUnavailable")), ("", None)])
+def test_new_workers_that_cannot_start_are_said_though_the_old_ones_serve(
+    trouble: str, degraded: tuple[str, str] | None
+) -> None:
+    scene = Scene()
+    for role in ("prefill", "decode"):
+        old = copy.deepcopy(scene.children[kinds.DEPLOYMENT.kind, scene.worker(role)])
+        old["metadata"] |= {"name": f"m-{role}-old", "uid": f"old-{role}"}
+        old["metadata"]["labels"][names.REVISION_LABEL] = "old"
+        scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"] = old
+        scene.report(scene.worker(role), ready=0)
+    scene.pods = [pod("decode", trouble)]
+    found = conditions(scene.status())
+    assert found["Ready"] == ("True", "Serving") and found["Progressing"] == ("True", "RollingOut")
+    assert found["Degraded"] == (degraded or ("False", "AsWanted"))
+
+
+def test_somebody_elses_name() -> None:
+    scene = Scene()
+    scene.taken = ("Service m-gateway exists",)
+    found = conditions(scene.status())
+    assert found["Ready"] == ("False", "NameTaken") == found["Progressing"] and found["Stalled"][0] == "True"
+
+
+def test_what_fails_and_is_tried_again_is_never_settled() -> None:
+    scene = Scene()
+    scene.retrying = ("Service m-gateway: HTTP 500: failed calling webhook",)
+    status = scene.status()
+    assert conditions(status)["Progressing"] == ("True", "WritesFail") == conditions(status)["Reconciling"]
+    assert conditions(status)["Ready"] == ("True", "Serving") and "failed calling webhook" in str(status)
+
+
+def test_what_is_still_to_be_written_is_never_settled() -> None:
+    scene = Scene()
+    scene.children[kinds.SERVICE.kind, "m-gateway"]["spec"]["ports"] = []
+    status = scene.status()
+    assert conditions(status)["Progressing"] == ("True", "Applying")
+    assert "Service m-gateway (changed: spec.ports" in str(status["conditions"])
+
+
 def test_mode_auto_that_has_served_goes_on_without_prefill_and_says_so() -> None:
     scene = Scene(Scene().status())
     scene.report(scene.worker("prefill"), ready=0)
@@ -202,10 +288,11 @@ def test_a_rollout_and_its_end() -> None:
 
 def test_leftovers_are_cleaned_up_and_strangers_are_not() -> None:
     scene = Scene()
-    mine = {"kind": "ConfigMap", "metadata": {"name": "m-x", "uid": "1", "ownerReferences": [{"uid": "u1"}]}}
-    other = {"kind": "ConfigMap", "metadata": {"name": "m-y", "uid": "2"}}
-    scene.children[kinds.CONFIG_MAP.kind, "m-x"], scene.children[kinds.CONFIG_MAP.kind, "m-y"] = mine, other
-    assert [(action.verb, action.name, action.uid) for action in scene.plan().actions] == [("delete", "m-x", "1")]
+    mine, free, named = "m-prefill-0123456789", "m-decode-0123456789", "m-x"
+    for uid, name in (("1", mine), ("2", free), ("3", named)):
+        metadata: Json = {"name": name, "uid": uid} | ({} if name == free else {"ownerReferences": [{"uid": "u1"}]})
+        scene.children[kinds.CONFIG_MAP.kind, name] = {"kind": "ConfigMap", "metadata": metadata}
+    assert [(action.verb, action.name, action.uid) for action in scene.plan().actions] == [("delete", mine, "1")]
     assert conditions(scene.status())["Progressing"] == ("True", "CleaningUp")
 
 
