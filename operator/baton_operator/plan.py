@@ -29,8 +29,8 @@ MISSING = "missing"
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One write. `verb` is apply (server-side), create, merge (a JSON merge patch), secret (created with fresh content)
-    or delete (of that `uid` only)."""
+    """One write. `verb` is apply (server-side; of what is missing only if the name is free), create, merge (a JSON
+    merge patch), secret (created with fresh content) or delete (of that `uid` only)."""
 
     verb: str
     kind: Kind

@@ -102,7 +102,7 @@ class Reconciler:
         from being written. Raises KubernetesError."""
         view = View(
             model, snapshot, wanted.revision, planned,
-            tuple(outcome.refused), tuple(outcome.taken), tuple(outcome.retrying),
+            *(tuple(sorted(words)) for words in (outcome.refused, outcome.taken, outcome.retrying)),
         )  # fmt: skip
         key, said, failures = (model.metadata.namespace, model.metadata.name), list[Saying](), []
         for role in planned.sizes:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from baton_operator import kinds
+from baton_operator.process import _main
 from baton_operator.settings import LeaderSettings, OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
@@ -372,6 +373,16 @@ async def test_a_model_that_a_finalizer_of_others_holds_says_so(cluster: FakeClu
         assert "finalizers of others hold it: example.com/x;" in said
         await quiet(cluster)
         assert await quiet(cluster) == 0
+
+
+async def test_an_operator_that_breaks_says_of_what(cluster: FakeCluster, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> str:
+        raise RuntimeError("the token is a teapot")
+
+    cluster.client_token = broken
+    assert await asyncio.wait_for(_main(settings_of(port=0), cluster.access), 10.0) == 1
+    (said,) = [entry for entry in caplog.records if entry.levelname == "CRITICAL"]
+    assert "teapot" in str(said.exc_text or said.exc_info)
 
 
 DRIFT: list[tuple[kinds.Kind, str, Json]] = [
