@@ -156,6 +156,14 @@ def test_what_the_user_can_mend_is_named(
     assert words in capsys.readouterr().err
 
 
+def test_a_resource_that_is_nested_too_deep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (deep := tmp_path / "deep.yaml").write_text("[" * 3000)
+    with pytest.raises(SystemExit) as ended:
+        main(("up", str(deep)))
+    assert ended.value.code == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("after_s", [0.1, 0.3, 0.8])
 def test_ctrl_c_while_it_still_starts_is_silent(after_s: float) -> None:
     process = subprocess.Popen(

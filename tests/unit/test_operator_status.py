@@ -71,6 +71,14 @@ class Scene:
         asked = item["spec"]["replicas"]
         item["status"] = {"replicas": asked, "updatedReplicas": asked, "readyReplicas": min(ready, asked)}
 
+    def add_old_workers(self) -> None:
+        """A Deployment of another revision beside each of the wanted one's, as ready as that is now."""
+        for role in ("prefill", "decode"):
+            old = copy.deepcopy(self.children[kinds.DEPLOYMENT.kind, self.worker(role)])
+            old["metadata"] |= {"name": f"m-{role}-old", "uid": f"old-{role}"}
+            old["metadata"]["labels"][names.REVISION_LABEL] = "old"
+            self.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"] = old
+
     def worker(self, role: str) -> str:
         return names.worker_name("m", Role(role), self.wanted.revision)
 
@@ -203,11 +211,8 @@ def test_new_workers_that_cannot_start_are_said_though_the_old_ones_serve(
     trouble: str, degraded: tuple[str, str] | None
 ) -> None:
     scene = Scene()
+    scene.add_old_workers()
     for role in ("prefill", "decode"):
-        old = copy.deepcopy(scene.children[kinds.DEPLOYMENT.kind, scene.worker(role)])
-        old["metadata"] |= {"name": f"m-{role}-old", "uid": f"old-{role}"}
-        old["metadata"]["labels"][names.REVISION_LABEL] = "old"
-        scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"] = old
         scene.report(scene.worker(role), ready=0)
     scene.pods = [pod("decode", trouble)]
     found = conditions(scene.status())
@@ -268,11 +273,7 @@ def test_refused_by_the_api_server() -> None:
 
 def test_a_rollout_and_its_end() -> None:
     scene = Scene()
-    for role in ("prefill", "decode"):
-        old = copy.deepcopy(scene.children[kinds.DEPLOYMENT.kind, scene.worker(role)])
-        old["metadata"] |= {"name": f"m-{role}-old", "uid": f"old-{role}"}
-        old["metadata"]["labels"][names.REVISION_LABEL] = "old"
-        scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"] = old
+    scene.add_old_workers()
     status = scene.status()
     assert conditions(status)["Progressing"] == ("True", "RollingOut") and status["plan"]["step"] == "rollout"
     assert [action.verb for action in scene.plan().actions] == ["merge", "merge"]
