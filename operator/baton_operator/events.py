@@ -8,7 +8,7 @@ from baton_api.crd_status import Reason
 
 from .kinds import MODEL
 from .objects import digest
-from .status import condition_of
+from .snapshot import condition_of
 
 Json = dict[str, Any]
 COMPONENT = "baton-operator"

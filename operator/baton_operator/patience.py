@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .kinds import Kind
-from .snapshot import Key, name_of
-from .status import condition_of
+from .snapshot import Key, condition_of, name_of
 
 Json = dict[str, Any]
 ALARMS = ("Ready", "Degraded", "Stalled")

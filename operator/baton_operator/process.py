@@ -30,8 +30,7 @@ from .leader import Leader
 from .observe import Observer
 from .reconcile import Reconciler
 from .settings import OperatorSettings
-from .snapshot import Key
-from .status import condition_of
+from .snapshot import Key, condition_of
 from .telemetry import Telemetry
 from .work_queue import WorkQueue
 

@@ -14,16 +14,18 @@ from baton_api.crd_status import Reason
 from baton_api.errors import KubernetesError, SettingError
 
 from . import kinds
-from .apply import Outcome, Writer, stamp
+from .apply import Writer
+from .checks import View
 from .desired import Desired, desired
 from .events import events_of
 from .objects import Owner
 from .observe import Observer
+from .outcome import Outcome, stamp
 from .patience import Patience
 from .plan import Plan, plan
 from .settings import OperatorSettings
 from .snapshot import Key, Snapshot
-from .status import View, deletion_status, lone_pool_status, model_status, pool_status, stalled_status
+from .status import deletion_status, lone_pool_status, model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
 Saying = Callable[[], Awaitable[float | None]]

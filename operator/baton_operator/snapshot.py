@@ -77,6 +77,16 @@ def revision_label(item: Json) -> str:
     return labels_of(item).get(names.REVISION_LABEL, "")
 
 
+def generation_of(raw: Json) -> int:
+    return int(raw["metadata"].get("generation", 0))
+
+
+def condition_of(raw: Json, kind: str) -> Mapping[str, Any]:
+    """As observed; {} when it is not there."""
+    conditions = (raw.get("status") or {}).get("conditions") or []
+    return next((item for item in conditions if item.get("type") == kind), {})
+
+
 def is_owned_by(item: Json, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in item["metadata"].get("ownerReferences") or [])
 

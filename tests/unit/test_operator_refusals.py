@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from baton_api.errors import KubernetesError
-from baton_operator.apply import is_of_old_crds, is_permanent, stamp
+from baton_operator.outcome import is_of_old_crds, is_permanent, stamp
 from baton_operator.refusals import Refusals
 from baton_operator.snapshot import is_ours
 

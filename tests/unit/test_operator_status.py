@@ -12,13 +12,14 @@ from baton_api.crd import API_VERSION, KIND, parse_model
 from baton_api.crd_status import Reason
 from baton_api.worker import Role
 from baton_operator import kinds
+from baton_operator.checks import View
 from baton_operator.desired import desired
 from baton_operator.events import events_of
 from baton_operator.objects import MODEL_REPLICAS, Owner
 from baton_operator.plan import Plan, plan
 from baton_operator.settings import OperatorSettings
 from baton_operator.snapshot import PodState, Snapshot, pod_state
-from baton_operator.status import View, model_status, pool_status, stalled_status
+from baton_operator.status import model_status, pool_status, stalled_status
 
 Json = dict[str, Any]
 SETTINGS = OperatorSettings(prefill_image="p:1", decode_image="d:1", gateway_image="g:1")
