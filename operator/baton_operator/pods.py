@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from baton_api import kubernetes as names
-from baton_api.crd import Model, PoolSpec
+from baton_api.crd import Model, PoolSpec, ResourcesSpec
 from baton_api.settings import camel_case
 from baton_api.worker import Role
 
@@ -35,7 +35,7 @@ def worker_template(model: Model, role: Role, pool: PoolSpec, revision: str, set
     container = _container(component, image, settings, names.WORKER_HTTP_PORT)
     container["ports"].append({"name": names.CONTROL_PORT_NAME, "containerPort": names.WORKER_CONTROL_PORT})
     container["env"] = _worker_environment(model)
-    container["resources"] = _resources(pool)
+    container["resources"] = _resources(_with_defaults(pool.resources, settings))
     container["volumeMounts"] += _mounts(source)
     volumes = [
         *_volumes(names.worker_name(name, role, revision), names.secret_name(name)),
@@ -69,6 +69,7 @@ def gateway_template(model: Model, settings: OperatorSettings, settings_hash: st
     name = model.metadata.name
     source = model_source(model.spec.source)
     container = _container(names.GATEWAY, settings.gateway_image, settings, names.GATEWAY_HTTP_PORT)
+    container["resources"] = _resources(settings.gateway_resources)
     container["lifecycle"] = {"preStop": {"sleep": {"seconds": names.PRE_STOP_SLEEP_S}}}
     container["volumeMounts"] += [
         *_mounts(source),
@@ -183,9 +184,19 @@ def _worker_environment(model: Model) -> list[Json]:
     ]
 
 
-def _resources(pool: PoolSpec) -> Json:
+def _with_defaults(given: ResourcesSpec, settings: OperatorSettings) -> ResourcesSpec:
+    """A Pod without requests starves first, and is the first to be evicted. A limit alone is a request already."""
+    defaults, said = settings.worker_resources, {*given.requests, *given.limits}
+    requests, limits = (
+        {name: amount for name, amount in some.items() if name not in said}
+        for some in (defaults.requests, defaults.limits)
+    )
+    return ResourcesSpec({**requests, **given.requests}, {**limits, **given.limits})
+
+
+def _resources(resources: ResourcesSpec) -> Json:
     """Quantities as text: a number and its text are the same to the API server, and text is what it answers."""
-    kinds = (("requests", pool.resources.requests), ("limits", pool.resources.limits))
+    kinds = (("requests", resources.requests), ("limits", resources.limits))
     return {kind: {name: str(amount) for name, amount in given.items()} for kind, given in kinds if given}
 
 

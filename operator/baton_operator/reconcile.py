@@ -50,7 +50,7 @@ class Reconciler:
         self._writer = writer
         self._settings = settings
         self._now = now
-        self._patience = Patience(settings.progress_s, time.monotonic)
+        self._patience = Patience(settings.progress_s, settings.progress_per_s, time.monotonic)
         self._worked_out: dict[Key, tuple[Wish, Model, Desired]] = {}
 
     async def reconcile(self, key: Key) -> Looked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baton_api.crd import ResourcesSpec
 from baton_api.kubernetes import LISTEN_HOST, OPERATOR_HTTP_PORT, SERVICE_ACCOUNT_DIR
 from baton_api.settings import setting
 
@@ -16,6 +17,11 @@ class LeaderSettings:
     lease_name: str = setting("baton-operator", "name of the Lease in the operator's own namespace")
     duration_s: float = setting(15.0, "how long a Lease that is not renewed keeps others out", low=1, high=3600)
     renew_s: float = setting(5.0, "between two renewals", low=0.1, high=1800)
+
+
+def _some() -> ResourcesSpec:
+    """Enough to be weighed against others, and not to be the first to be evicted."""
+    return ResourcesSpec(requests={"cpu": "100m", "memory": "256Mi"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +40,18 @@ class OperatorSettings:
     host: str = setting(LISTEN_HOST, "address of /health, /ready and /metrics")
     port: int = setting(OPERATOR_HTTP_PORT, "their port; 0 takes a free one", low=0, high=65535)
     gateway_replicas: int = setting(1, "gateway Pods per Model", low=1, high=64)
+    gateway_resources: ResourcesSpec = setting(description="resources of a gateway Pod", factory=_some)
+    worker_resources: ResourcesSpec = setting(
+        description="of a worker Pod, where its pool says nothing of the kind", factory=_some
+    )
     leader: LeaderSettings = setting(description="leader election", factory=LeaderSettings)
     workers: int = setting(4, "Models reconciled at once", low=1, high=256)
     settle_s: float = setting(0.05, "changes within so long are looked at together", low=0, high=10)
     progress_s: float = setting(
         5.0, "news that is only progress waits so long for more; what comes to rest is said at once", low=0, high=60
+    )
+    progress_per_s: float = setting(
+        2.0, "so often progress is told of all Models together; more of them wait longer", low=0.01, high=1000
     )
     service_account_dir: str = setting(SERVICE_ACCOUNT_DIR, "where token, ca.crt and namespace are")
     resync_s: float = setting(600.0, "between two looks at a Model without any event", low=1)

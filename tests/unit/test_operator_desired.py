@@ -66,7 +66,17 @@ def test_only_a_worker_with_an_rdma_device_may_lock_memory() -> None:
     found = wanted(decode={"resources": {"limits": {"rdma/hca": 1, "nvidia.com/gpu": 1}}})
     assert container(found.workers[Role.DECODE])["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
     assert "add" not in container(found.workers[Role.PREFILL])["securityContext"]["capabilities"]
-    assert container(found.workers[Role.DECODE])["resources"] == {"limits": {"rdma/hca": "1", "nvidia.com/gpu": "1"}}
+    assert container(found.workers[Role.DECODE])["resources"] == {
+        "requests": {"cpu": "100m", "memory": "256Mi"},
+        "limits": {"rdma/hca": "1", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_a_pod_has_requests_where_its_pool_says_nothing_of_the_kind() -> None:
+    found = wanted(decode={"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}})
+    prefill, decode, gateway = (container(template)["resources"] for template in pods(found))
+    assert prefill == gateway == {"requests": {"cpu": "100m", "memory": "256Mi"}}
+    assert decode == {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}
 
 
 def test_probes_grace_and_drain_belong_together() -> None:

@@ -39,7 +39,7 @@ def test_rest_and_turns_are_told_at_once(before: Json, after: Json, urgent: bool
 
 def test_progress_is_held_back_once_and_then_told_as_it_is_by_then() -> None:
     now = [100.0]
-    patience = Patience(5.0, lambda: now[0])
+    patience = Patience(5.0, 10.0, lambda: now[0])
     raw: Json = {"metadata": {"namespace": "ns", "name": "m"}, "status": MOVING}
 
     def left(ready: int) -> float | None:
@@ -60,7 +60,7 @@ def test_progress_is_held_back_once_and_then_told_as_it_is_by_then() -> None:
 
 def test_a_model_that_is_gone_is_waited_for_no_longer() -> None:
     now = [0.0]
-    patience = Patience(5.0, lambda: now[0])
+    patience = Patience(5.0, 10.0, lambda: now[0])
     raw: Json = {"metadata": {"namespace": "ns", "name": "m"}}
     assert patience.left(KEY, kinds.MODEL, raw, MOVING) == 0.0
     calm = status(Ready=False, Reconciling=True)
@@ -68,3 +68,24 @@ def test_a_model_that_is_gone_is_waited_for_no_longer() -> None:
     patience.forget(KEY)
     now[0] = 4.0
     assert patience.left(KEY, kinds.MODEL, raw, calm) == 5.0
+
+
+def test_progress_of_many_is_told_so_often_and_rest_at_once() -> None:
+    """Fifty Models move for a minute: all of them have been told of, none of them often."""
+    now, told = [0.0], dict.fromkeys(range(50), 0)
+    patience = Patience(5.0, 2.0, lambda: now[0])
+    due = dict.fromkeys(told, 0.0)
+    while now[0] < 60.0:
+        for model, due_s in due.items():
+            if due_s > now[0]:
+                continue
+            raw: Json = {"metadata": {"namespace": "ns", "name": str(model)}, "status": MOVING}
+            left_s = patience.left(("ns", str(model)), kinds.MODEL, raw, {**MOVING, "at": now[0]})
+            assert left_s is not None
+            told[model] += left_s == 0.0
+            due[model] = now[0] + (left_s or 0.1)
+            at_rest = patience.left(("ns", f"rest-{model}"), kinds.MODEL, raw, status(Ready=True, Degraded=False))
+            assert at_rest == 0.0
+        now[0] += 0.1
+    assert sum(told.values()) <= 2 * 60
+    assert min(told.values()) >= 1 and max(told.values()) <= 5
