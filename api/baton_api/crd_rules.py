@@ -23,12 +23,15 @@ SOURCE_URL = (
 
 @dataclass(frozen=True, slots=True)
 class CrossRule:
-    """`cel` is true for what is right. `at` is the part of the spec that `self` means; `field` is relative to it."""
+    """`cel` is true for what is right. `at` is the part of the spec that `self` means; `field` is relative to it. `shown` is
+    CEL for the value that is told behind the message: of short texts only, as the API server takes the text of a number,
+    or of a map's keys, for one of any length and refuses the rule."""
 
     at: tuple[str, ...]
     field: str
     cel: str
     message: str
+    shown: str = ""
 
 
 _PREFILL = "(has(self.prefill) ? self.prefill.replicas : (self.mode == 'aggregated' ? 0 : 1))"
@@ -98,6 +101,7 @@ RULES = (
         ".source",
         rf"!self.source.contains('://') || self.source.matches(r'^({SOURCE_URL})$')",
         "source is no URL that is read: use a path, pvc://claim/path, hf://org/name@revision or oci://image",
+        "self.source",
     ),
     CrossRule(
         (),
@@ -116,6 +120,7 @@ RULES = (
         ".routing.keys",
         "self.routing.keys != 'text' || self.mode == 'aggregated'",
         "routing.keys text fits mode aggregated only: use tokens, or mode aggregated",
+        "'mode ' + self.mode",
     ),
     CrossRule(
         (),

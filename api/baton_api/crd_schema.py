@@ -94,7 +94,10 @@ def _at(schema: Schema, path: tuple[str, ...]) -> Schema:
 
 
 def _validation(rule: CrossRule) -> Schema:
-    return {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field}
+    said = {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field}
+    if rule.shown:
+        said["messageExpression"] = f"'{rule.message} (it is ' + {rule.shown} + ')'"
+    return said
 
 
 def _object(cls: type[Any]) -> Schema:

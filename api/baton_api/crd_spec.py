@@ -9,6 +9,7 @@ from .crd_workers import MAX_REPLICAS, PoolSpec
 from .settings import setting
 
 TRANSPORTS = ("ucx", "ucx/tcp", "ucx/shm", "tcp", "cma")
+IMAGE = r"[A-Za-z0-9][A-Za-z0-9_.:/@-]*"
 MAX_SAFE_INT = 2**53
 """What JSON of any language keeps whole."""
 
@@ -18,7 +19,7 @@ class EngineSpec:
     """What computes, and how much one step takes."""
 
     type: str = setting("native", "engine that runs the model", choices=("native", "vllm", "sglang"))
-    image: str = setting("", "container image; default: the release's own")
+    image: str = setting("", "container image; default: the release's own", pattern=rf"({IMAGE})?", longest=512)
     args: tuple[str, ...] = setting((), "extra arguments of the engine's process", most=64)
     env: Mapping[str, str] = setting(
         description="extra environment of the engine's process", factory=dict, keys=r"[A-Za-z_][A-Za-z0-9_]*", most=64

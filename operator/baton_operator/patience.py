@@ -1,8 +1,8 @@
 """When a status is written: rest and trouble at once, mere progress together with what follows soon. Pure.
 
 A rollout of many Pods is news with every Pod. Written each time, it would be most of what an operator asks of the API
-server; held back for a moment, one write tells of many. When many Models move at once, the time between two tellings grows with
-their number: what is told keeps what Pods wait for from being written.
+server; held back for a moment, one write tells of many. When many Models move at once, the time between two tellings
+grows with their number: what is told keeps what Pods wait for from being written.
 """
 
 from __future__ import annotations

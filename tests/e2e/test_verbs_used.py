@@ -13,7 +13,7 @@ from support.kube.release import Deployed, Release, eventually
 from support.kube.rights import granted, used
 
 OWN_KEY = "sk-made-by-the-user"
-OPERATOR_ROLES = ("clusterrole/baton-operator-baton-system", "--namespace=baton-system role/baton-operator-leader")
+OPERATOR_ROLES = ("clusterrole/baton-operator", "--namespace=baton-system role/baton-operator-leader")
 
 
 @pytest.mark.timeout(600)
@@ -42,7 +42,9 @@ def a_lease_that_somebody_deletes(operator: Deployed) -> None:
 
 
 def the_rarer_things(demo: Deployed) -> None:
-    """A pool that goes; a Model whose API key its user has made before it."""
+    """A pool that goes, one that the Model itself makes larger; a Model whose API key its user has made before it."""
+    demo.kubectl("patch", "model", "demo", "--type=merge", "-p", '{"spec": {"decode": {"replicas": 2}}}')
+    eventually("its Pool follows", lambda: demo.get("pool", "demo-decode")["spec"]["replicas"] == 2, 30)
     demo.kubectl("patch", "model", "demo", "--type=merge", "-p", '{"spec": {"mode": "aggregated"}}')
     kinds = "pools,poddisruptionbudgets,deployments,configmaps"
     eventually("nothing of prefill is left", lambda: "demo-prefill" not in demo.kubectl("get", kinds), 120)

@@ -39,6 +39,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"source": "s3://bucket/model"}, "spec.source"),
     ({"source": "hf://just-a-name"}, "spec.source"),
     ({"sources": "x"}, "spec.sources"),
+    ({"engine": {"image": "a b"}}, "spec.engine.image"),
     ({"mode": "both"}, "spec.mode"),
     ({"prefill": {"replicas": -1}}, "spec.prefill.replicas"),
     ({"prefill": {"replicas": 5000}}, "spec.prefill.replicas"),
@@ -95,6 +96,17 @@ def test_a_wrong_field_is_refused_by_the_api_server_and_by_the_parser(
     assert field in answer["message"]
     with pytest.raises(SettingError):
         parse_model(model(**spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        ({"source": "s3://bucket/model"}, "(it is s3://bucket/model)"),
+        ({"routing": {"keys": "text"}}, "(it is mode auto)"),
+    ],
+)
+def test_the_value_of_a_wrong_text_is_told(api: Api, spec: dict[str, Any], value: str) -> None:
+    assert value in api("POST", MODELS, model(**spec))[1]["message"]
 
 
 def test_every_cross_field_rule_is_refused_by_some_row_above(api: Api) -> None:
