@@ -23,9 +23,11 @@ SOURCE_URL = (
 
 @dataclass(frozen=True, slots=True)
 class CrossRule:
-    """`cel` is true for what is right. `at` is the part of the spec that `self` means; `field` is relative to it. `shown` is
-    CEL for the value that is told behind the message: of short texts only, as the API server takes the text of a number,
-    or of a map's keys, for one of any length and refuses the rule."""
+    """`cel` is true for what is right. `at` is the part of the spec that `self` means; `field` is relative to it.
+
+    `shown` is CEL for the value that is told behind the message. Only of short texts: the API server takes the text of
+    a number, or of a map's keys, for one of any length and refuses the rule.
+    """
 
     at: tuple[str, ...]
     field: str
