@@ -28,7 +28,7 @@ HEAD = (
     "",
 )
 COLUMNS = (
-    "| fault | streams | failed | what may fail, and why | p50 s | p99 s | whole again after s |",
+    "| fault | streams | failed | what may fail, and why | p50 s | p99 s | whole again s after begin, end |",
     "|---|---|---|---|---|---|---|",
 )
 
@@ -64,10 +64,10 @@ class Table:
 
     lines: list[str] = field(default_factory=list)
 
-    def add(self, fault: str, outcome: Outcome, whole_s: float, allowed: str) -> None:
+    def add(self, fault: str, outcome: Outcome, whole_s: tuple[float, float], allowed: str) -> None:
         short = Counter(str(one.failed).partition(": ")[0] for one in outcome.failed)
         why = "; ".join(f"{count} x {said}" for said, count in short.most_common())
-        times = f"{outcome.took_s(0.5):.2f} | {outcome.took_s(0.99):.2f} | {whole_s:.1f}"
+        times = f"{outcome.took_s(0.5):.2f} | {outcome.took_s(0.99):.2f} | {whole_s[0]:.1f}, {whole_s[1]:.1f}"
         failed = f"{len(outcome.failed)}{f': {why}' if why else ''}"
         self.lines.append(f"| {fault} | {len(outcome.seen)} | {failed} | {allowed or 'nothing'} | {times} |")
 
