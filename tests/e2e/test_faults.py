@@ -65,7 +65,6 @@ def test_only_what_a_fault_allows_fails(fault: Fault, scene: Scene, table: Table
         time.sleep(3)
     table.add(fault.name, outcome, whole_s, fault.excuse.why if fault.excuse else "")
     forbidden = [seen for seen in outcome.failed if not fault.allows(seen, at_s)]
-    print(
-        f"\n{fault.name}: {outcome.line()}; whole after {whole_s[0]:.1f} s, {whole_s[1]:.1f} s after its end; {dict(outcome.why)}"
-    )
+    again = f"whole after {whole_s[0]:.1f} s, {whole_s[1]:.1f} s after its end"
+    print(f"\n{fault.name}: {outcome.line()}; {again}; {dict(outcome.why)}")
     assert not forbidden, forbidden[:3]
