@@ -185,8 +185,8 @@ def same_pods(api: KubeApi, sizes: Sizes) -> Deployments:
     wanted = desired(parse_model(raw), Owner("m", "floor", "0"), settings, frozenset())
     gateway = next(item for item in wanted.objects if item["kind"] == "Deployment")["spec"]["template"]["spec"]
     workers = {
-        role.value: Part(template["spec"], sizes.workers, sizes.scaled, sizes.scaled, True)
-        for role, template in wanted.workers.items()
+        role.value: Part(item["spec"]["template"]["spec"], sizes.workers, sizes.scaled, sizes.scaled, True)
+        for role, item in wanted.workers.items()
     }
     parts = workers | {
         "gateway": Part({**gateway, "serviceAccountName": "default"}, GATEWAYS, GATEWAYS, GATEWAYS, False)

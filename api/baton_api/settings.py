@@ -9,6 +9,7 @@ camelCase (`spell=camel_case`), and then every path in an error does too.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -84,7 +85,7 @@ def parse(cls: type[T], raw: Any, path: str = "", spell: Spelling = str) -> T:
             raise SettingError(
                 _join(path, str(name)), raw[name], "is not a known field", f"use one of {sorted(fields)}"
             )
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, field in fields.items():
         where = _join(path, name)
@@ -94,6 +95,10 @@ def parse(cls: type[T], raw: Any, path: str = "", spell: Spelling = str) -> T:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise SettingError(where, None, "is missing", rule_of(field).description or "give it a value")
     return cls(**values)
+
+
+_hints = functools.cache(typing.get_type_hints)
+"""Evaluating them anew was most of what a Model's parsing cost."""
 
 
 def members(hint: Any) -> tuple[Any, ...]:

@@ -28,6 +28,24 @@ QUANTITIES = ("requests", "limits")
 EMPTY: tuple[Any, ...] = (None, "", [], {}, False, 0)
 
 
+class Compared:
+    """Objects that were found as wanted, by kind and name, at which version: at that one they still are. To be thrown
+    away with what was wanted."""
+
+    def __init__(self) -> None:
+        self._same: dict[tuple[str, str], str] = {}
+
+    def difference(self, wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
+        place = (wanted["kind"], wanted["metadata"]["name"])
+        version = str(found["metadata"].get("resourceVersion", ""))
+        if version and self._same.get(place) == version:
+            return None
+        different = difference(wanted, found)
+        if different is None:
+            self._same[place] = version
+        return different
+
+
 def difference(wanted: Any, found: Any, path: str = "") -> str | None:
     """Where `found` first is not as wanted; None: nowhere."""
     if found is None:

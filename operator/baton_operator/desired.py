@@ -80,7 +80,7 @@ def desired(model: Model, owner: Owner, settings: OperatorSettings, optional: fr
                 names.role_selector(owner.name, role),
             ),
         ]
-        workers[role] = template
+        workers[role] = objects.worker_deployment(owner, role, revision, template)
     secrets = (names.secret_name(owner.name), names.api_key_name(owner.name))
     return Desired(revision, tuple(made), workers, secrets)
 

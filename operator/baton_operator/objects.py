@@ -78,14 +78,13 @@ def gateway_config_map(owner: Owner, settings_file: str) -> Json:
     )
 
 
-def worker_deployment(owner: Owner, role: Role, revision: str, template: Json, replicas: int) -> Json:
-    """`replicas` are not in the digest: the Deployment controller copies annotations to ReplicaSets, and a change of
-    size would cost it a second write."""
-    labels = names.worker_labels(owner.name, role, revision)
-    made = owner.child(
+def worker_deployment(owner: Owner, role: Role, revision: str, template: Json) -> Json:
+    """Without its size, which is not in the digest either: the Deployment controller copies annotations to ReplicaSets,
+    and a change of size would cost it a second write."""
+    return owner.child(
         kinds.DEPLOYMENT,
         names.worker_name(owner.name, role, revision),
-        labels,
+        names.worker_labels(owner.name, role, revision),
         spec={
             "revisionHistoryLimit": 1,
             "progressDeadlineSeconds": 3600,
@@ -93,8 +92,10 @@ def worker_deployment(owner: Owner, role: Role, revision: str, template: Json, r
             "template": template,
         },
     )
-    made["spec"]["replicas"] = replicas
-    return made
+
+
+def sized(deployment: Json, replicas: int) -> Json:
+    return {**deployment, "spec": {**deployment["spec"], "replicas": replicas}}
 
 
 def gateway_deployment(owner: Owner, template: Json, replicas: int) -> Json:

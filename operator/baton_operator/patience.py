@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from baton_api.crd_status import Reason
+
 from .kinds import Kind
 from .snapshot import Key, condition_of, name_of
 
@@ -17,13 +19,18 @@ Json = dict[str, Any]
 ALARMS = ("Ready", "Degraded", "Stalled")
 
 
+PROGRESS = (Reason.SCALING.value, Reason.ROLLING_OUT.value)
+"""Why a Pool is not ready without anything being wrong. Whoever waits for its new size compares generations."""
+
+
 def is_urgent(raw: Json, status: Json) -> bool:
     """`raw` has the status before. At rest, or a condition that people wait for or are woken by has turned."""
     after = {"status": status}
     if not condition_of(after, "Reconciling"):
         return True
-    turned = [kind for kind in ALARMS if _is_true(raw, kind) != _is_true(after, kind)]
-    return bool(turned)
+    ready = condition_of(after, "Ready")
+    alarms = [kind for kind in ALARMS if kind != "Ready" or ready.get("reason") not in PROGRESS]
+    return any(_is_true(raw, kind) != _is_true(after, kind) for kind in alarms)
 
 
 def _is_true(raw: Json, kind: str) -> bool:

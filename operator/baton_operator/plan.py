@@ -16,7 +16,7 @@ from baton_api.crd import Model
 from baton_api.worker import Role
 
 from . import kinds, objects
-from .compare import difference
+from .compare import Compared
 from .desired import Desired, pools_of
 from .kinds import Kind
 from .objects import Owner
@@ -64,16 +64,16 @@ class Plan:
         return waited_for, [action for action in self.actions if action.stage > kinds.STARTS]
 
 
-def plan(model: Model, owner: Owner, wanted: Desired, snapshot: Snapshot) -> Plan:
-    """Whatever the state: from any of them repeated plans lead to the same objects."""
+def plan(model: Model, owner: Owner, wanted: Desired, snapshot: Snapshot, compared: Compared) -> Plan:
+    """Whatever the state: from any of them repeated plans lead to the same objects. `compared` goes with `wanted`."""
     sizes = {role: pool_size(model, role, snapshot) for role in pools_of(model)}
     counts = {role: role_counts(snapshot, role, wanted.revision, sizes.get(role)) for role in Role}
     rollout = model.spec.rollout
     step = next_step(counts, Limits(rollout.max_surge, rollout.max_unavailable))
     actions = [
         *_secrets(owner, wanted, snapshot),
-        *_objects(model, wanted, snapshot),
-        *_workers(owner, wanted, snapshot, step),
+        *_objects(model, wanted, snapshot, compared),
+        *_workers(wanted, snapshot, step, compared),
         *_leftovers(owner, wanted, snapshot),
     ]
     return Plan(tuple(sorted(actions, key=lambda action: action.stage)), step, sizes, counts)
@@ -117,26 +117,26 @@ def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Acti
             yield Action("merge", kinds.SECRET, name, "owner: a Model of this name that is gone", body)
 
 
-def _objects(model: Model, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
+def _objects(model: Model, wanted: Desired, snapshot: Snapshot, compared: Compared) -> Iterator[Action]:
     for item in wanted.objects:
         kind, name = kinds.BY_KIND[item["kind"]], name_of(item)
         found = snapshot.find(kind, name)
         if kind is kinds.POOL:
-            yield from _pool(model, item, found)
+            yield from _pool(model, item, found, compared)
             continue
-        reason = _reason(item, found)
+        reason = _reason(item, found, compared)
         if reason is not None:
             yield Action("apply", kind, name, reason, item)
 
 
-def _reason(item: Json, found: Json | None) -> str | None:
+def _reason(item: Json, found: Json | None, compared: Compared) -> str | None:
     if found is None:
         return MISSING
-    different = difference(item, found)
+    different = compared.difference(item, found)
     return None if different is None else f"changed: {different}"
 
 
-def _pool(model: Model, item: Json, found: Json | None) -> Iterator[Action]:
+def _pool(model: Model, item: Json, found: Json | None, compared: Compared) -> Iterator[Action]:
     """Its replicas belong to whoever scales: they are set when it is made and when the Model's own number changes. By
     merge patches, as an apply that leaves a field out would give it up."""
     name = name_of(item)
@@ -153,7 +153,7 @@ def _pool(model: Model, item: Json, found: Json | None) -> Iterator[Action]:
         return
     if annotations_of(found).get(objects.MODEL_REPLICAS) != str(replicas):
         yield Action("merge", kinds.POOL, name, f"replicas: the Model says {replicas}", _merge(whole, found))
-    elif (different := difference(item, found)) is not None:
+    elif (different := compared.difference(item, found)) is not None:
         yield Action("merge", kinds.POOL, name, f"changed: {different}", _merge(item, found))
 
 
@@ -164,16 +164,24 @@ def _merge(item: Json, found: Json) -> Json:
     return {"metadata": metadata, "spec": item["spec"] | gone}
 
 
-def _workers(owner: Owner, wanted: Desired, snapshot: Snapshot, step: Step) -> Iterator[Action]:
-    for role, template in wanted.workers.items():
-        item = objects.worker_deployment(owner, role, wanted.revision, template, step.roles[role].new)
-        reason = _reason(item, snapshot.find(kinds.DEPLOYMENT, name_of(item)))
+def _workers(wanted: Desired, snapshot: Snapshot, step: Step, compared: Compared) -> Iterator[Action]:
+    for role, item in wanted.workers.items():
+        name, size = name_of(item), step.roles[role].new
+        found = snapshot.find(kinds.DEPLOYMENT, name)
+        reason = _reason(item, found, compared)
         if reason is not None:
-            yield Action("apply", kinds.DEPLOYMENT, name_of(item), reason, item)
+            yield Action("apply", kinds.DEPLOYMENT, name, reason, objects.sized(item, size))
+        elif found is not None and count_of(found).asked != size:
+            yield _resize(name, size, wanted.revision)
     for role, role_step in step.roles.items():
         old = [item for item in snapshot.deployments(role) if not _is_new(item, role, wanted)]
         for item, size in zip(old, role_step.old, strict=True):
             yield from _old_workers(item, size, snapshot)
+
+
+def _resize(name: str, size: int, revision: str) -> Action:
+    """A merge patch: to apply the whole object costs the API server several times as much."""
+    return Action("merge", kinds.DEPLOYMENT, name, f"size: {size} of {revision}", {"spec": {"replicas": size}})
 
 
 def _is_new(item: Json, role: Role, wanted: Desired) -> bool:
@@ -184,7 +192,7 @@ def _old_workers(item: Json, size: int, snapshot: Snapshot) -> Iterator[Action]:
     """Smaller, and gone with its settings once its last Pod has ended."""
     name, revision = name_of(item), revision_label(item)
     if count_of(item).asked != size:
-        yield Action("merge", kinds.DEPLOYMENT, name, f"rollout: {size} of {revision}", {"spec": {"replicas": size}})
+        yield _resize(name, size, revision)
     elif size == 0 and not (item.get("status") or {}).get("replicas") and not _has_pods(item, snapshot):
         uid = item["metadata"]["uid"]
         yield Action("delete", kinds.DEPLOYMENT, name, f"rollout: {revision} is empty", uid=uid)

@@ -16,6 +16,7 @@ from baton_api.errors import KubernetesError, SettingError
 from . import kinds
 from .apply import Writer
 from .checks import View
+from .compare import Compared
 from .desired import Desired, desired
 from .events import events_of
 from .objects import Owner
@@ -51,7 +52,7 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._patience = Patience(settings.progress_s, settings.progress_per_s, time.monotonic)
-        self._worked_out: dict[Key, tuple[Wish, Model, Desired]] = {}
+        self._worked_out: dict[Key, tuple[Wish, Model, Desired, Compared]] = {}
 
     async def reconcile(self, key: Key) -> Looked:
         """What Pods wait for is written first; then other Models have their turn before the rest is."""
@@ -61,11 +62,11 @@ class Reconciler:
             self._worked_out.pop(key, None)
             return await self._say_what_is_left(key, snapshot)
         try:
-            model, wanted = self._work_out(key, snapshot)
+            model, wanted, compared = self._work_out(key, snapshot)
         except Unservable as refusal:
             return await self._say_stalled(snapshot, refusal)
         owner = _owner(snapshot.model)
-        planned, outcome = plan(model, owner, wanted, snapshot), Outcome(stamp(snapshot.model))
+        planned, outcome = plan(model, owner, wanted, snapshot, compared), Outcome(stamp(snapshot.model))
         waited_for, rest = planned.split()
         await self._writer.carry_out(key[0], waited_for, outcome)
         if outcome.wrote and rest and outcome.retry is None:
@@ -76,7 +77,7 @@ class Reconciler:
             snapshot = self._observer.snapshot(key)
             if snapshot is None:
                 return Looked(outcome.retry)
-            planned = plan(model, owner, wanted, snapshot)
+            planned = plan(model, owner, wanted, snapshot, compared)
         again_s = 0.0 if outcome.wrote and planned.actions else None
         try:
             held_s = await self._say(model, wanted, snapshot, planned, outcome)
@@ -85,13 +86,13 @@ class Reconciler:
         waits_s = [wait_s for wait_s in (again_s, held_s, outcome.again_s) if wait_s is not None]
         return Looked(outcome.retry, min(waits_s, default=None))
 
-    def _work_out(self, key: Key, snapshot: Snapshot) -> tuple[Model, Desired]:
+    def _work_out(self, key: Key, snapshot: Snapshot) -> tuple[Model, Desired, Compared]:
         """The same for every look until the Model changes. Raises Unservable."""
         metadata = snapshot.model["metadata"]
         wish: Wish = (str(metadata["uid"]), int(metadata.get("generation", 0)), snapshot.optional)
         known = self._worked_out.pop(key, None)
         if known is None or known[0] != wish:
-            known = (wish, *_worked_out(snapshot, self._settings))
+            known = (wish, *_worked_out(snapshot, self._settings), Compared())
         self._worked_out[key] = known
         if len(self._worked_out) > REMEMBERED:
             del self._worked_out[next(iter(self._worked_out))]

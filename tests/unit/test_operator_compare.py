@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from baton_operator.compare import difference
+from baton_operator.compare import Compared, difference
 
 SAME: list[tuple[Any, Any]] = [
     ({"a": 1}, {"a": 1, "b": 2}),
@@ -51,3 +51,17 @@ def test_is_as_wanted(wanted: Any, found: Any) -> None:
 @pytest.mark.parametrize(("wanted", "found", "path"), DIFFERENT)
 def test_is_not_as_wanted(wanted: Any, found: Any, path: str) -> None:
     assert difference(wanted, found) == path
+
+
+def test_an_object_is_compared_again_when_its_version_has_moved() -> None:
+    def service(version: str, **spec: Any) -> dict[str, Any]:
+        return {"kind": "Service", "metadata": {"name": "m", "resourceVersion": version}, "spec": spec}
+
+    compared, wanted = Compared(), {"kind": "Service", "metadata": {"name": "m"}, "spec": {"port": 80}}
+    assert compared.difference(wanted, service("5", port=80)) is None
+    assert compared.difference(wanted, service("6", port=81)) == "spec.port"
+    assert compared.difference(wanted, service("6", port=81)) == "spec.port"
+    assert compared.difference(wanted, service("7", port=80)) is None
+    unversioned = service("", port=80)
+    assert compared.difference(wanted, unversioned) is None
+    assert compared.difference(wanted, service("", port=82)) == "spec.port"

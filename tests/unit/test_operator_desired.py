@@ -36,9 +36,14 @@ def named(found: Desired, kind: str, name: str) -> dict[str, Any]:
     return next(item for item in found.objects if item["kind"] == kind and item["metadata"]["name"] == name)
 
 
+def template(found: Desired, role: Role) -> dict[str, Any]:
+    of_workers: dict[str, Any] = found.workers[role]["spec"]["template"]
+    return of_workers
+
+
 def pods(found: Desired) -> list[dict[str, Any]]:
     gateway = named(found, "Deployment", "m-gateway")["spec"]["template"]
-    return [*found.workers.values(), gateway]
+    return [*(template(found, role) for role in found.workers), gateway]
 
 
 def container(template: dict[str, Any]) -> dict[str, Any]:
@@ -64,9 +69,9 @@ def test_every_pod_is_restricted_and_without_a_token_unless_it_asks_the_api() ->
 
 def test_only_a_worker_with_an_rdma_device_may_lock_memory() -> None:
     found = wanted(decode={"resources": {"limits": {"rdma/hca": 1, "nvidia.com/gpu": 1}}})
-    assert container(found.workers[Role.DECODE])["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
-    assert "add" not in container(found.workers[Role.PREFILL])["securityContext"]["capabilities"]
-    assert container(found.workers[Role.DECODE])["resources"] == {
+    assert container(template(found, Role.DECODE))["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert "add" not in container(template(found, Role.PREFILL))["securityContext"]["capabilities"]
+    assert container(template(found, Role.DECODE))["resources"] == {
         "requests": {"cpu": "100m", "memory": "256Mi"},
         "limits": {"rdma/hca": "1", "nvidia.com/gpu": "1"},
     }
@@ -81,12 +86,12 @@ def test_a_pod_has_requests_where_its_pool_says_nothing_of_the_kind() -> None:
 
 def test_probes_grace_and_drain_belong_together() -> None:
     found = wanted(failurePolicy={"drainSeconds": 20.5})
-    for template in pods(found):
-        assert template["spec"]["terminationGracePeriodSeconds"] == 21 + 15
-        assert container(template)["readinessProbe"]["httpGet"]["path"] == "/ready"
-        assert container(template)["livenessProbe"]["httpGet"]["path"] == "/health"
+    for one in pods(found):
+        assert one["spec"]["terminationGracePeriodSeconds"] == 21 + 15
+        assert container(one)["readinessProbe"]["httpGet"]["path"] == "/ready"
+        assert container(one)["livenessProbe"]["httpGet"]["path"] == "/health"
     assert container(pods(found)[2])["lifecycle"] == {"preStop": {"sleep": {"seconds": 3}}}
-    assert "lifecycle" not in container(found.workers[Role.DECODE])
+    assert "lifecycle" not in container(template(found, Role.DECODE))
 
 
 def test_the_settings_files_parse_to_what_the_processes_take() -> None:
@@ -130,10 +135,10 @@ def test_the_settings_files_parse_to_what_the_processes_take() -> None:
 )
 def test_a_source_is_mounted_in_workers_and_gateway(source: str, path: str, volume: dict[str, Any] | None) -> None:
     found = wanted(source=source)
-    for template in pods(found):
-        given = [item for item in template["spec"]["volumes"] if item["name"] == "model"]
+    for one in pods(found):
+        given = [item for item in one["spec"]["volumes"] if item["name"] == "model"]
         assert given == ([] if volume is None else [{"name": "model", **volume}])
-        mounts = [item for item in container(template)["volumeMounts"] if item["name"] == "model"]
+        mounts = [item for item in container(one)["volumeMounts"] if item["name"] == "model"]
         assert mounts == ([] if volume is None else [{"name": "model", "mountPath": "/models", "readOnly": True}])
     settings = json.loads(named(found, "ConfigMap", "m-gateway")["data"]["settings.json"])
     assert settings["model_path"] == path
@@ -151,7 +156,7 @@ def test_a_repository_is_fetched_with_its_weights_for_workers_only() -> None:
 
 def test_who_a_worker_is_cannot_be_overridden_by_the_model() -> None:
     found = wanted(engine={"env": {"BATON_WORKER_ID": "x", "A": "1"}})
-    env = container(found.workers[Role.DECODE])["env"]
+    env = container(template(found, Role.DECODE))["env"]
     assert [one["name"] for one in env] == ["A", "BATON_WORKER_ID", "BATON_ADVERTISE_HOST"]
     assert env[1]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
@@ -168,12 +173,12 @@ def test_pools_have_their_own_place() -> None:
             "serviceAccountName": "mine",
         }
     )
-    decode = found.workers[Role.DECODE]
+    decode = template(found, Role.DECODE)
     assert decode["spec"]["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert decode["spec"]["nodeSelector"] == {"gpu": "h200"} and decode["spec"]["runtimeClassName"] == "nvidia"
     assert decode["metadata"]["labels"]["team"] == "a" and decode["metadata"]["labels"]["baton.dev/role"] == "decode"
     assert decode["metadata"]["annotations"] == {"networks": "rdma"}
-    assert "nodeSelector" not in found.workers[Role.PREFILL]["spec"]
+    assert "nodeSelector" not in template(found, Role.PREFILL)["spec"]
 
 
 def test_an_aggregated_model_has_nothing_of_prefill() -> None:

@@ -37,6 +37,13 @@ def test_rest_and_turns_are_told_at_once(before: Json, after: Json, urgent: bool
     assert is_urgent({"status": before}, after) is urgent
 
 
+@pytest.mark.parametrize(("reason", "urgent"), [("Scaling", False), ("RollingOut", False), ("WorkersCrashing", True)])
+def test_a_pool_that_is_not_ready_for_being_scaled_is_progress(reason: str, urgent: bool) -> None:
+    before, after = status(Ready=True), status(Ready=False, Reconciling=True)
+    after["conditions"][0]["reason"] = reason
+    assert is_urgent({"status": before}, after) is urgent
+
+
 def test_progress_is_held_back_once_and_then_told_as_it_is_by_then() -> None:
     now = [100.0]
     patience = Patience(5.0, 10.0, lambda: now[0])

@@ -13,6 +13,7 @@ from baton_api.crd_status import Reason
 from baton_api.worker import Role
 from baton_operator import kinds
 from baton_operator.checks import View
+from baton_operator.compare import Compared
 from baton_operator.desired import desired
 from baton_operator.events import events_of
 from baton_operator.objects import MODEL_REPLICAS, Owner
@@ -54,7 +55,7 @@ class Scene:
         return Snapshot(self.raw, self.children, tuple(self.pods))
 
     def plan(self) -> Plan:
-        return plan(self.model, OWNER, self.wanted, self.snapshot())
+        return plan(self.model, OWNER, self.wanted, self.snapshot(), Compared())
 
     def carry_out(self) -> None:
         for action in self.plan().actions:
@@ -322,6 +323,13 @@ def test_the_models_own_number_wins_when_it_changes_and_only_then() -> None:
     assert planned.sizes[Role.DECODE] == 1
     merged = next(action for action in planned.actions if action.kind is kinds.POOL)
     assert merged.verb == "merge" and merged.body["spec"]["replicas"] == 1
+
+
+def test_another_size_is_one_small_merge_patch() -> None:
+    scene = Scene()
+    scene.children[kinds.POOL.kind, "m-decode"]["spec"]["replicas"] = 3
+    (action,) = scene.plan().actions
+    assert (action.kind, action.verb, action.body) == (kinds.DEPLOYMENT, "merge", {"spec": {"replicas": 3}})
 
 
 def test_limits_that_the_model_no_longer_gives_are_taken_from_the_pool() -> None:
