@@ -9,6 +9,7 @@
     +-- MethodNotAllowed       405
     +-- ClientTooSlow          408
     +-- TooLarge               413
+    +-- UnsupportedEncoding    415
     +-- ExpectationFailed      417
     +-- HeadersTooLarge        431
     +-- Overloaded             429, Retry-After
@@ -110,6 +111,12 @@ class TooLarge(BatonError):
     http_status = 413
     type = "invalid_request_error"
     reason = "request_too_large"
+
+
+class UnsupportedEncoding(BatonError):
+    http_status = 415
+    type = "invalid_request_error"
+    reason = "unsupported_content_encoding"
 
 
 class ExpectationFailed(BatonError):
