@@ -111,7 +111,11 @@ def test_a_deployment_is_seen_talked_to_survives_a_kill_and_leaves_nothing(
         until(lambda: state(tmp_path)["decode-0"].epoch not in (None, before["decode-0"].epoch))
         after = state(tmp_path)
         assert after["decode-0"].restarts == 1
-        assert "signed permission" in baton(environment, "chat", said="What is a KV ticket?\n").stdout
+        chatted = baton(environment, "chat", said="What is a KV ticket?\n")
+        assert chatted.returncode == 0 and "signed permission" in chatted.stdout
+        (tmp_path / "baton/mine/api-key").write_text("sk-wrong")
+        refused = baton(environment, "chat", said="What is a KV ticket?\n")
+        assert refused.returncode == 1 and "HTTP 401" in refused.stderr
         process.send_signal(signal.SIGTERM)
         asked_s = time.monotonic()
         assert process.wait(WAIT_S) == 0
