@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .shown import shown
+
 
 class BatonError(Exception):
     """Root of the tree. `reason` is a stable machine-readable word for logs and metrics (invariant I10)."""
@@ -226,6 +228,6 @@ class SettingError(BatonError):
     reason = "invalid_setting"
 
     def __init__(self, field: str, value: object, why: str, fix: str) -> None:
-        super().__init__(f"{field}: {value!r} {why}; {fix}", param=field)
+        super().__init__(f"{field}: {shown(value)} {why}; {fix}", param=field)
         self.field = field
         self.value = value

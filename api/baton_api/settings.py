@@ -82,7 +82,7 @@ def parse(cls: type[T], raw: Any, path: str = "", spell: Spelling = str) -> T:
     for name in raw:
         if name not in fields:
             raise SettingError(
-                _join(path, str(name)), raw[name], "is not a known field", f"use one of {sorted(fields)}"
+                _join(path, str(name)[:100]), raw[name], "is not a known field", f"use one of {sorted(fields)}"
             )
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}

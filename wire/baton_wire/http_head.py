@@ -90,7 +90,7 @@ def _framed(method: str, target: str, http11: bool, headers: dict[str, str]) -> 
         _check_content_encoding(headers["content-encoding"])
     expect = headers.get("expect")
     if expect is not None and expect.lower() != "100-continue":
-        raise ExpectationFailed("only `Expect: 100-continue` is understood")
+        raise ExpectationFailed(f"header expect is {expect[:64]!r}; only 100-continue is understood: leave it out")
     connection = headers.get("connection")
     keep_alive = http11 and (connection is None or "close" not in connection.lower())
     return RequestHead(method, target, headers, http11, keep_alive, length, chunked, expect is not None and http11)
@@ -101,7 +101,7 @@ def _check_host(host: str | None, http11: bool) -> None:
         if http11:
             raise BadRequest("header host is missing", code="missing_host")
     elif not _is_host(host):
-        raise BadRequest("header host is malformed", code="malformed_host")
+        raise BadRequest(f"header host is {host[:64]!r}; it must be a name or address and port", code="malformed_host")
 
 
 @functools.lru_cache(maxsize=256)
@@ -128,7 +128,8 @@ def _content_length(value: str | None) -> int:
     if value is None:
         return 0
     if _LENGTH.fullmatch(value) is None:
-        raise BadRequest("header content-length is malformed", code="bad_content_length")
+        told = f"header content-length is {value[:64]!r}; it must be 1 to 15 digits"
+        raise BadRequest(told, code="bad_content_length")
     return int(value)
 
 
