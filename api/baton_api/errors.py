@@ -9,6 +9,7 @@
     +-- MethodNotAllowed       405
     +-- ClientTooSlow          408
     +-- TooLarge               413
+    +-- UnsupportedEncoding    415
     +-- ExpectationFailed      417
     +-- HeadersTooLarge        431
     +-- Overloaded             429, Retry-After
@@ -29,6 +30,8 @@ The body sent to a client is OpenAI's: {"error": {"message", "type", "param", "c
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+from .shown import shown
 
 
 class BatonError(Exception):
@@ -110,6 +113,12 @@ class TooLarge(BatonError):
     http_status = 413
     type = "invalid_request_error"
     reason = "request_too_large"
+
+
+class UnsupportedEncoding(BatonError):
+    http_status = 415
+    type = "invalid_request_error"
+    reason = "unsupported_content_encoding"
 
 
 class ExpectationFailed(BatonError):
@@ -219,6 +228,6 @@ class SettingError(BatonError):
     reason = "invalid_setting"
 
     def __init__(self, field: str, value: object, why: str, fix: str) -> None:
-        super().__init__(f"{field}: {value!r} {why}; {fix}", param=field)
+        super().__init__(f"{field}: {shown(value)} {why}; {fix}", param=field)
         self.field = field
         self.value = value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .errors import BadRequest
+from .shown import shown
 
 MAX_DEPTH = 64
 MAX_OBJECTS = 8192
@@ -39,7 +40,7 @@ def json_object(data: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise BadRequest(f"the body is {shown(value)}; it must be a JSON object")
     if (_more_than(max_depth // 2, b"{", data) or _more_than(max_depth // 2, b"[", data)) and _deeper_than(
         value, max_depth
     ):

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import BadRequest
 from .openai_fields import INTERNAL, known_fields
 from .sampling import MAX_TOP_LOGPROBS, SamplingParams
+from .shown import shown
 
 MAX_MESSAGES = 2048
 MAX_PARTS = 1024
@@ -200,14 +201,15 @@ def _seeded(sampling: SamplingParams, fields: Mapping[str, Any]) -> SamplingPara
 def _model(fields: Mapping[str, Any]) -> str:
     model: str = _need(fields, "model", str)
     if not 0 < len(model) <= MAX_MODEL_CHARS:
-        raise BadRequest(f"model must have 1 to {MAX_MODEL_CHARS} characters", param="model")
+        raise BadRequest(f"model has {len(model)} characters; it must have 1 to {MAX_MODEL_CHARS}", param="model")
     return model
 
 
 def _cache_salt(fields: Mapping[str, Any]) -> str | None:
     salt: str | None = _get(fields, "cache_salt", str, None)
     if salt is not None and not 0 < len(salt) <= MAX_CACHE_SALT_CHARS:
-        raise BadRequest(f"cache_salt must have 1 to {MAX_CACHE_SALT_CHARS} characters", param="cache_salt")
+        told = f"cache_salt has {len(salt)} characters; it must have 1 to {MAX_CACHE_SALT_CHARS}"
+        raise BadRequest(told, param="cache_salt")
     return salt
 
 
@@ -240,14 +242,15 @@ def _max_tokens(fields: Mapping[str, Any]) -> int | None:
         if not 1 <= value <= TOKEN_ID_LIMIT:
             raise BadRequest(f"{name} is {value}; it must be at least 1 and at most {TOKEN_ID_LIMIT}", param=name)
     if len(set(given.values())) > 1:
-        raise BadRequest("max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+        told = " and ".join(f"{name} is {value}" for name, value in given.items())
+        raise BadRequest(f"{told}; give one of them, or the same for both", param="max_tokens")
     return next(iter(given.values()), None)
 
 
 def _chat_logprobs(fields: Mapping[str, Any]) -> int | None:
     if not _get(fields, "logprobs", bool, False):
-        if "top_logprobs" in fields and _integer(fields, "top_logprobs", 0) != 0:
-            raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        if "top_logprobs" in fields and (count := _integer(fields, "top_logprobs", 0)) != 0:
+            raise BadRequest(f"top_logprobs is {count}; it needs logprobs: true, or must be 0", param="top_logprobs")
         return None
     return _top_logprobs({"logprobs": 0, **_only(fields, "top_logprobs")}, "top_logprobs")
 
@@ -270,15 +273,16 @@ def _stream(fields: Mapping[str, Any]) -> tuple[bool, bool]:
         return stream, False
     options = _need(fields, "stream_options", dict)
     if not stream:
-        raise BadRequest("stream_options needs stream: true", param="stream_options")
+        told = f"stream_options is {shown(options)}; it needs stream: true, or must be left out"
+        raise BadRequest(told, param="stream_options")
     for name, value in options.items():
         where = f"stream_options.{str(name)[:64]}"
         if name not in ("include_usage", "include_obfuscation", "continuous_usage_stats"):
             raise BadRequest(f"{where} is not known; leave it out", param=where, code="unknown_field")
         if value is not None and not isinstance(value, bool):
-            raise BadRequest(f"{where} must be true or false", param=where)
+            raise _wrong(where, value, "true or false")
     if options.get("continuous_usage_stats"):
-        raise BadRequest("continuous usage is not supported", param="stream_options.continuous_usage_stats")
+        raise _wrong("stream_options.continuous_usage_stats", True, "false: usage comes once, at the end")
     return stream, bool(options.get("include_usage"))
 
 
@@ -286,7 +290,8 @@ def _logit_bias(fields: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     biases = _get(fields, "logit_bias", dict, {})
     for key in biases:
         if not (isinstance(key, str) and BIAS_KEY.fullmatch(key) and int(key) < TOKEN_ID_LIMIT):
-            raise BadRequest("logit_bias keys must be token ids in decimal", param="logit_bias")
+            told = f"logit_bias has a key {shown(key)}; keys must be token ids in decimal, below {TOKEN_ID_LIMIT}"
+            raise BadRequest(told, param="logit_bias")
     return tuple((int(key), _number(biases, key, 0.0, "logit_bias")) for key in biases)
 
 
@@ -295,22 +300,25 @@ def _stop(fields: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(stop, str):
         return (stop,)
     if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
-        raise BadRequest("stop must be a string or a list of strings", param="stop")
+        raise _wrong("stop", stop, "a string or a list of strings")
     return tuple(stop)
 
 
 def _token_ids(fields: Mapping[str, Any], name: str, limit: int | None = None) -> tuple[int, ...] | None:
     if name not in fields:
         return None
-    return _checked_ids(_need(fields, name, list), name, limit)
+    return checked_ids(_need(fields, name, list), name, limit)
 
 
-def _checked_ids(ids: list[Any], name: str, limit: int | None = None) -> tuple[int, ...]:
+def checked_ids(ids: list[Any], name: str, limit: int | None = None) -> tuple[int, ...]:
+    """The token ids of the field `name`. Raises BadRequest."""
     if limit is not None and len(ids) > limit:
         raise BadRequest(f"{name} has {len(ids)} entries; at most {limit}", param=name)
     # The two set/min/max passes run in C: 100,000 ids cost about 2 ms.
     if ids and not (set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < TOKEN_ID_LIMIT):
-        raise BadRequest(f"{name} must hold token ids: integers from 0 below {TOKEN_ID_LIMIT}", param=name)
+        index, wrong = next((i, it) for i, it in enumerate(ids) if type(it) is not int or not 0 <= it < TOKEN_ID_LIMIT)
+        told = f"{name}[{index}] is {shown(wrong)}; token ids must be integers from 0 below {TOKEN_ID_LIMIT}"
+        raise BadRequest(told, param=name)
     return tuple(ids)
 
 
@@ -322,19 +330,20 @@ def _prompt(fields: Mapping[str, Any]) -> str | tuple[int, ...]:
         return prompt
     if prompt and isinstance(prompt[0], str | list):
         raise BadRequest(f"prompt is a list of {len(prompt)} prompts; send one per request", param="prompt")
-    return _checked_ids(prompt, "prompt")
+    return checked_ids(prompt, "prompt")
 
 
 def _template_kwargs(fields: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     kwargs = _get(fields, "chat_template_kwargs", dict, {})
     if len(kwargs) > MAX_TEMPLATE_KWARGS:
-        raise BadRequest(f"chat_template_kwargs has {len(kwargs)} entries", param="chat_template_kwargs")
+        told = f"chat_template_kwargs has {len(kwargs)} entries; at most {MAX_TEMPLATE_KWARGS}"
+        raise BadRequest(told, param="chat_template_kwargs")
     for name, value in kwargs.items():
         where = f"chat_template_kwargs.{str(name)[:64]}"
         if not (isinstance(name, str) and KWARG_NAME.fullmatch(name)) or name in RESERVED_KWARGS:
-            raise BadRequest(f"{where} is not a name a template may be given", param=where)
+            raise BadRequest(f"{where} is not a name a template may be given; leave it out", param=where)
         if not isinstance(value, bool | int | float | str | None):
-            raise BadRequest(f"{where} must be a string, number, boolean or null", param=where)
+            raise _wrong(where, value, "a string, number, boolean or null")
     return tuple(kwargs.items())
 
 
@@ -347,17 +356,18 @@ def _messages(fields: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
-        raise BadRequest(f"{where} is not an object", param=where)
+        raise _wrong(where, message, "an object")
     for name, value in message.items():
         if name not in _MESSAGE_USED and not (name in MESSAGE_OFF and (value is None or value == MESSAGE_OFF[name])):
             at = f"{where}.{str(name)[:64]}"
-            raise BadRequest(f"{at} is not supported here; leave it out", param=at, code="unsupported_value")
+            told = f"{at} is {shown(value)}; it is not supported here: leave it out"
+            raise BadRequest(told, param=at, code="unsupported_value")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise BadRequest(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
+        raise _wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
     name = message.get("name")
     if name is not None and not isinstance(name, str):
-        raise BadRequest(f"{where}.name must be a string", param=f"{where}.name")
+        raise _wrong(f"{where}.name", name, "a string")
     content = message.get("content")
     if type(content) is not str:
         content = _joined(content, role, f"{where}.content")
@@ -368,22 +378,24 @@ def _joined(content: Any, role: str, where: str) -> str:
     if content is None and role == "assistant":
         return ""
     if not isinstance(content, list) or not 1 <= len(content) <= MAX_PARTS:
-        raise BadRequest(f"{where} must be a string or a list of 1 to {MAX_PARTS} text parts", param=where)
+        raise _wrong(where, content, f"a string or a list of 1 to {MAX_PARTS} text parts")
     return "".join(_part(part, f"{where}[{i}]") for i, part in enumerate(content))
 
 
 def _part(part: Any, where: str) -> str:
     if not isinstance(part, dict):
-        raise BadRequest(f"{where} is not an object", param=where)
+        raise _wrong(where, part, "an object")
     if part.get("type") != "text":
-        kind = part["type"][:32] if isinstance(part.get("type"), str) else "untyped"
-        raise BadRequest(
-            f"{where} is of type {kind}; only text parts are supported", param=where, code="unsupported_value"
-        )
+        told = f"{where} is of type {shown(part.get('type'))}; only 'text' parts are supported"
+        raise BadRequest(told, param=where, code="unsupported_value")
     text = part.get("text")
     if not isinstance(text, str):
-        raise BadRequest(f"{where}.text must be a string", param=f"{where}.text")
+        raise _wrong(f"{where}.text", text, "a string")
     return text
+
+
+def _wrong(where: str, value: Any, wanted: str, code: str | None = None, param: str | None = None) -> BadRequest:
+    return BadRequest(f"{where} is {shown(value)}; it must be {wanted}", param=param or where, code=code)
 
 
 _TYPE_NAMES = {str: "a string", bool: "true or false", dict: "an object", list: "a list", (str, list): "text or a list"}
@@ -398,19 +410,20 @@ def _need(fields: Mapping[str, Any], name: str, kind: Any) -> Any:
 def _get(fields: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
     value = fields.get(name, default)
     if name in fields and not isinstance(value, kind):
-        raise BadRequest(f"{name} must be {_TYPE_NAMES[kind]}", param=name, code="invalid_type")
+        raise _wrong(name, value, _TYPE_NAMES[kind], "invalid_type")
     return value
 
 
 def _integer(fields: Mapping[str, Any], name: str, default: Any) -> Any:
     value = fields.get(name, default)
     if name in fields and (type(value) is not int or not -_INT_LIMIT <= value < _INT_LIMIT):
-        raise BadRequest(f"{name} must be an integer of at most 64 bits", param=name, code="invalid_type")
+        raise _wrong(name, value, "an integer of at most 64 bits", "invalid_type")
     return value
 
 
 def _number(fields: Mapping[str, Any], name: str, default: float, param: str | None = None) -> float:
     value = fields.get(name, default)
     if type(value) not in (int, float) or abs(value) > _INT_LIMIT:
-        raise BadRequest(f"{param or name} must be a number", param=param or name, code="invalid_type")
+        where = name if param is None else f"{param}[{name}]"
+        raise _wrong(where, value, "a number, 2^63 at most", "invalid_type", param)
     return float(value)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import BadRequest
+from .shown import shown
 
 _SAMPLING = (
     *("model", "max_tokens", "n", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
@@ -31,6 +32,8 @@ IGNORED: Mapping[str, type] = {
     "metadata": dict,
     "parallel_tool_calls": bool,
 }
+
+_NAMES: Mapping[type, str] = {str: "a string", dict: "an object", bool: "true or false"}
 
 # Accepted only with a value that asks for nothing.
 _OFF: Mapping[str, tuple[Any, ...]] = {
@@ -90,7 +93,7 @@ def known_fields(body: Any, *, chat: bool, internal: bool) -> dict[str, Any]:
     Raises BadRequest naming the first field that is unknown, unsupported or of the wrong type.
     """
     if not isinstance(body, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise BadRequest(f"the body is {shown(body)}; it must be a JSON object")
     used = _USED[chat, internal]
     off = CHAT_OFF if chat else COMPLETION_OFF
     for name, value in body.items():
@@ -104,12 +107,11 @@ def _check_unused(name: Any, value: Any, off: Mapping[str, tuple[Any, ...]]) -> 
         raise BadRequest(f"{name} is set by the gateway only; leave it out", param=name)
     if name in IGNORED:
         if value is not None and not isinstance(value, IGNORED[name]):
-            raise BadRequest(f"{name} must be of type {IGNORED[name].__name__}", param=name)
+            raise BadRequest(f"{name} is {shown(value)}; it must be {_NAMES[IGNORED[name]]}", param=name)
     elif name not in off:
-        shown = str(name)[:64]
-        raise BadRequest(f"{shown!r} is not a field of this request; leave it out", param=shown, code="unknown_field")
+        named = str(name)[:64]
+        raise BadRequest(f"{named!r} is not a field of this request; leave it out", param=named, code="unknown_field")
     elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
-        accepted = " or ".join(["null", *(repr(none) for none in off[name])])
-        raise BadRequest(
-            f"{name} is not supported here beyond {accepted}; leave it out", param=name, code="unsupported_value"
-        )
+        accepted = " or ".join(["null", *map(shown, off[name])])
+        told = f"{name} is {shown(value)}; it is not supported here beyond {accepted}: leave it out"
+        raise BadRequest(told, param=name, code="unsupported_value")

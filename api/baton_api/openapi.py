@@ -18,7 +18,7 @@ EVENTS = "text/event-stream"
 PROMETHEUS = "text/plain"
 
 # What the HTTP server itself may answer to any request, the router's own included.
-SERVER_STATUSES = (400, 404, 405, 408, 413, 417, 431, 500, 503)
+SERVER_STATUSES = (400, 404, 405, 408, 413, 415, 417, 431, 500, 503)
 GENERATE_STATUSES = (*SERVER_STATUSES, 429, 502, 504)
 _KEY = "apiKey"
 
@@ -30,6 +30,7 @@ REASONS = {
     405: "The path takes another method, named in `Allow`.",
     408: "The request came too slowly.",
     413: "The body is too large.",
+    415: "The body is compressed; only `Content-Encoding: identity` is understood.",
     417: "Only `Expect: 100-continue` is understood.",
     429: "Saturated, or too many connections from one address; `Retry-After` says when to come back.",
     431: "The header section is too large.",
@@ -170,6 +171,7 @@ def _name(operation: Operation) -> str:
 _HEADERS = {
     401: {"www-authenticate": {"schema": {"type": "string"}, "required": True}},
     405: {"allow": {"schema": {"type": "string"}, "required": True}},
+    415: {"accept-encoding": {"schema": {"const": "identity"}, "required": True}},
     429: {"retry-after": {"schema": {"type": "string", "pattern": "^[0-9]+$"}}},
     503: {"retry-after": {"schema": {"type": "string", "pattern": "^[0-9]+$"}}},
 }

@@ -83,7 +83,7 @@ def parse(cls: type[T], raw: Any, path: str = "", spell: Spelling = str) -> T:
     for name in raw:
         if name not in fields:
             raise SettingError(
-                _join(path, str(name)), raw[name], "is not a known field", f"use one of {sorted(fields)}"
+                _join(path, str(name)[:100]), raw[name], "is not a known field", f"use one of {sorted(fields)}"
             )
     hints = _hints(cls)  # type: ignore[arg-type]
     values: dict[str, Any] = {}

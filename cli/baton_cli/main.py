@@ -74,13 +74,15 @@ def demo(*, model: Path | None = None, transport: Transport = "ucx") -> int:
 
 @app.command
 def chat(*, name: Name = None, url: str | None = None, model: str | None = None) -> int:
-    """Talk to a running deployment.
+    """Talk to a running deployment. Of a pipe each line is a question; exit code 1 when one is not answered.
 
     :param url: any OpenAI-compatible endpoint instead (its key in BATON_API_KEY).
     :param model: the model's name there.
     """
     endpoint = chatting.given_endpoint(url, model) if url else chatting.endpoint_of(name)
-    return chatting.chat(endpoint, plain_console())
+    if sys.stdin.isatty():
+        return chatting.chat(endpoint, plain_console())
+    return chatting.pipe(endpoint, plain_console(), sys.stdin)
 
 
 @app.command

@@ -167,7 +167,9 @@ class Supervisor:
                 *(spec.module, "--settings", str(settings)),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE_BYTES,
                 env={**os.environ, **spec.env},
-                start_new_session=True,  # the terminal's Ctrl-C is for the supervisor, which stops in order
+                # The terminal's Ctrl-C is for the supervisor, which stops in order. No sessions of their own: Linux
+                # shares cores out by session first (sched(7), autogroup), and a gateway then waits behind an engine.
+                process_group=0,
             )  # fmt: skip
 
     async def _listen(self, name: str, live: Live) -> None:

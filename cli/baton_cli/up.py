@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -114,12 +116,14 @@ class StartFailed(BatonError):
 async def deployed(model: Model, run_dir: RunDir, view: View, *, host: str, port: int) -> AsyncIterator[Deployment]:
     """Brings `model` up; at the end of the block everything is stopped in order. The run directory must be held.
 
-    Raises StartFailed when it does not come up; its message is empty when it was asked to stop before.
+    Raises SettingError, before anything is started, and StartFailed when it does not come up; the latter's message is
+    empty when it was asked to stop before.
     """
     for notice in notices(model.spec):
         view.notice(notice)
     key = run_dir.make_secrets(os.environ.get("BATON_API_KEY"))
     processes = compose(model, _place(model, run_dir, host, port))
+    check_address(host, port)
     supervisor = Supervisor(processes, run_dir, model.name, on_change=view.on_change, on_progress=view.on_progress)
     view.processes(processes)
     running = asyncio.create_task(supervisor.run())
@@ -189,6 +193,33 @@ def _place(model: Model, run_dir: RunDir, host: str, port: int) -> Place:
         port=port,
         cores=len(os.sched_getaffinity(0)),
     )
+
+
+def check_address(host: str, port: int) -> None:
+    """Whether the gateway could listen there: asked before workers spend seconds starting. Raises SettingError."""
+    if not 0 <= port <= 65535:
+        raise SettingError("--port", port, "is no port", "give 1 to 65535, or 0 for a free one")
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise SettingError("--host", host, f"is no address ({error})", "give one of this machine's") from error
+    for family, kind, protocol, _, address in found:
+        try:
+            _bind(family, kind, protocol, address)
+        except OSError as error:
+            why = f"cannot be listened on ({address[0]}: {error.strerror})"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise SettingError("--port", port, why, "give another one, or 0 for a free one") from error
+            raise SettingError("--host", host, why, "give an address of this machine") from error
+
+
+def _bind(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> None:
+    """As the gateway's server does it. Raises OSError."""
+    with socket.socket(family, kind, protocol) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        tried.bind(address)
 
 
 async def up(model: Model, run_dir: RunDir, view: View, *, host: str, port: int) -> int:

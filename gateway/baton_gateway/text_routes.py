@@ -6,7 +6,8 @@ from typing import Any
 
 from baton_api.errors import BadRequest
 from baton_api.json_body import json_object
-from baton_api.openai import parse_chat, parse_completion
+from baton_api.openai import checked_ids, parse_chat, parse_completion
+from baton_api.shown import shown
 from baton_wire.http_server import Exchange
 
 from .job import Parts, check_model
@@ -32,16 +33,13 @@ async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     body = {"model": parts.registry.model, **await body_of(parts, exchange)}
     for name in body:
         if name not in ("model", "tokens"):
-            raise BadRequest(f"{name[:64]!r} is not a field of this request", param=name[:64], code="unknown_field")
-    if not isinstance(body.get("tokens"), list):
-        raise BadRequest("tokens must be a list of token ids", param="tokens", code="invalid_type")
-    try:
-        asked = parse_completion({"model": body["model"], "prompt": [body["tokens"]]})
-    except BadRequest as error:
-        raise BadRequest(error.message, param="model" if error.param == "model" else "tokens") from error
-    check_model(parts.registry, asked.model)
-    assert isinstance(asked.prompt, tuple)
-    return {"prompt": await parts.tokeniser.text(asked.prompt)}
+            told = f"{name[:64]!r} is not a field of this request; leave it out"
+            raise BadRequest(told, param=name[:64], code="unknown_field")
+    if not isinstance(tokens := body.get("tokens"), list):
+        told = f"tokens is {shown(tokens)}; it must be a list of token ids"
+        raise BadRequest(told, param="tokens", code="invalid_type")
+    check_model(parts.registry, parse_completion({"model": body["model"], "prompt": ""}).model)
+    return {"prompt": await parts.tokeniser.text(checked_ids(tokens, "tokens"))}
 
 
 async def body_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:

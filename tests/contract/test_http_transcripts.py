@@ -27,6 +27,8 @@ GET = b"GET /y?q=1 HTTP/1.1\r\nHost: a\r\n\r\n"
 ANSWERED = [
     ("no body", GET, ok("GET /y?q=1 "), False),
     ("body", POST + b"content-length: 5\r\n\r\nhello", ok("POST /x hello"), False),
+    ("identity", POST + b"content-encoding: Identity\r\ncontent-length: 5\r\n\r\nhello", ok("POST /x hello"), False),
+    ("nothing encoded", POST + b"content-encoding: gzip\r\n\r\n", ok("POST /x "), False),
     ("empty body", POST + b"content-length: 0\r\n\r\n", ok("POST /x "), False),
     ("close", b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", ok("GET / ", close=True), True),
     ("1.0", b"GET / HTTP/1.0\r\n\r\n", ok("GET / ", close=True), True),
@@ -83,6 +85,8 @@ REFUSED = [
     ("long target", b"GET /" + b"a" * 110 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 400),
     ("declared too large", POST + b"content-length: 101\r\n\r\n", 413),
     ("grown too large", POST + b"transfer-encoding: chunked\r\n\r\n40\r\n" + b"a" * 64 + b"\r\n40\r\n", 413),
+    ("gzip", POST + b"content-encoding: gzip\r\ncontent-length: 1\r\n\r\n", 415),
+    ("gzip in chunks", POST + b"content-encoding: identity, GZIP\r\ntransfer-encoding: chunked\r\n\r\n", 415),
     ("expectation", POST + b"expect: cake\r\ncontent-length: 1\r\n\r\n", 417),
     ("too large, with expect", POST + b"expect: 100-continue\r\ncontent-length: 101\r\n\r\n", 413),
     ("fields", POST + b"".join(b"a%d: b\r\n" % n for n in range(9)) + b"\r\n", 431),

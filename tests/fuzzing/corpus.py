@@ -153,6 +153,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "size: a body of 17 MiB announced": (POST + b"Content-Length: 17825792\r\n\r\n", 413),
     "size: a chunk of 4 GB": (CHUNKED + b"ffffffff\r\n", 413),
     "size: chunks of 17 MiB": (CHUNKED + b"1100000\r\n", 413),
+    "encoding": (POST + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n1", 415),
     "expectation": (GET + b"Expect: 200-ok\r\n\r\n", 417),
 }  # fmt: skip
 
@@ -195,6 +196,7 @@ STRICTER: dict[str, str] = {
     "size: head of 40 kB": "a limit of ours",
     "size: 101 fields": "a limit of ours",
     "size: a target of 9 kB": "a limit of ours",
+    "encoding": "RFC 9110 8.4: 415 for a coding that is not acceptable",
     "expectation": "RFC 9110 10.1.1 allows 417",
 }
 

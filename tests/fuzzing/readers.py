@@ -14,7 +14,7 @@ import h11
 from baton_wire.http_server import Exchange, HttpServer, ServerLimits
 from support.wire import Line
 
-REFUSALS = frozenset({400, 413, 417, 431})
+REFUSALS = frozenset({400, 413, 415, 417, 431})
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,11 @@ def test_a_deployment_is_seen_talked_to_survives_a_kill_and_leaves_nothing(
         until(lambda: state(tmp_path)["decode-0"].epoch not in (None, before["decode-0"].epoch))
         after = state(tmp_path)
         assert after["decode-0"].restarts == 1
-        assert "signed permission" in baton(environment, "chat", said="What is a KV ticket?\n").stdout
+        chatted = baton(environment, "chat", said="What is a KV ticket?\n")
+        assert chatted.returncode == 0 and "signed permission" in chatted.stdout
+        (tmp_path / "baton/mine/api-key").write_text("sk-wrong")
+        refused = baton(environment, "chat", said="What is a KV ticket?\n")
+        assert refused.returncode == 1 and "HTTP 401" in refused.stderr
         process.send_signal(signal.SIGTERM)
         asked_s = time.monotonic()
         assert process.wait(WAIT_S) == 0
@@ -121,13 +125,28 @@ def test_a_deployment_is_seen_talked_to_survives_a_kill_and_leaves_nothing(
     assert refused.returncode == 2 and "no deployment is running" in refused.stderr
 
 
-def test_a_port_that_is_taken_ends_the_start_with_the_reason_from_the_log(environment: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        done = baton(environment, "up", "--model", str(MODEL), "--transport", "tcp", "--port", port)
+def test_a_model_that_the_gateway_refuses_ends_the_start_with_the_reason_from_the_log(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    done = baton(environment, "up", "--model", str(tmp_path), "--port", "0", "--name", "mine")
     assert done.returncode == 1
     assert "gateway refused its settings" in done.stdout
-    assert f"127.0.0.1:{port}" in done.stdout
+    assert "has no tokenizer.json" in done.stdout
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as ended:
+            main(("up", "--model", str(MODEL), "--port", str(port), "--name", "mine"))
+    assert ended.value.code == 2
+    told = f"--port: {port} cannot be listened on (127.0.0.1: Address already in use); give another one"
+    assert told in capsys.readouterr().err
+    assert not list((tmp_path / "baton/mine").glob("*.log"))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +157,13 @@ def test_a_port_that_is_taken_ends_the_start_with_the_reason_from_the_log(enviro
         (("up", "examples/demo_model/qa.yaml"), "apiVersion"),
         (("up", "--model", "."), "holds no config.json"),
         (("up", "--model", str(MODEL), "--decode", "0"), "spec.decode.replicas"),
+        (("up", "--model", str(MODEL), "--port", "65536"), "--port: 65536 is no port; give 1 to 65535"),
+        (("up", "--model", str(MODEL), "--port", "-1"), "--port: -1 is no port"),
+        (
+            ("up", "--model", str(MODEL), "--host", "no.such.host.invalid"),
+            "--host: 'no.such.host.invalid' is no address",
+        ),
+        (("up", "--model", str(MODEL), "--host", "192.0.2.1"), "--host: '192.0.2.1' cannot be listened on"),
         (("chat",), "no deployment is running"),
     ],
 )

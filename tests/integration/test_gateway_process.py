@@ -68,7 +68,7 @@ async def test_a_process_serves_and_at_sigterm_ends_what_it_admitted(tmp_path: P
 async def test_a_bad_setting_stops_the_start_and_is_named(tmp_path: Path) -> None:
     for settings, message in (
         ({"fleet_file": "f", "model_path": str(tmp_path)}, b"tokenizer.json"),
-        ({"fleet_file": "f"}, b"model_path: None is missing"),
+        ({"fleet_file": "f"}, b"model_path: null is missing"),
     ):
         process = await launch(tmp_path, settings)
         _, stderr = await process.communicate()

@@ -20,7 +20,7 @@ from baton_api.openai_out import AnswerMeta, chat_chunk, chat_role_chunk, usage,
 from baton_api.timing import Span, to_server_timing
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_cli import status
-from baton_cli.chat import chat, endpoint_of, given_endpoint
+from baton_cli.chat import chat, endpoint_of, given_endpoint, pipe
 from baton_cli.client import Answered, Endpoint, Message, ask
 from baton_cli.rundir import RunDir, Running, WorkerState
 from baton_cli.view import View
@@ -194,6 +194,39 @@ def test_an_answer_given_up_is_forgotten_and_the_chat_goes_on(loop_thread: LoopT
     text = conversation(loop_thread, scripted, ["hi", "talk", "how are you?"])
     assert "(given up)" in text
     assert [message["content"] for message in scripted.asked[2]["messages"]] == ["hi", "Hello", "how are you?"]
+
+
+@pytest.mark.parametrize(
+    ("scripts", "code", "out", "err"),
+    [
+        ((events("Hello"), events("Fine")), 0, "Hello\nFine\n", ""),
+        ((), 1, "\n", "error: cannot connect"),
+        ((WorkerProtocolError("no such luck"), events("Fine")), 1, "\n", "error: HTTP 502: no such luck\n"),
+        ((events("Hello"), events("Fi", "ne")[:2]), 1, "Hello\nFi\n", "error: the answer broke off\n"),
+    ],
+)
+def test_of_a_pipe_each_line_is_answered_or_the_exit_code_and_stderr_say_that_one_was_not(
+    loop_thread: LoopThread, capsys: pytest.CaptureFixture[str], scripts: Any, code: int, out: str, err: str
+) -> None:
+    server: HttpServer = loop_thread.run(serve(Scripted(*scripts).handle, "127.0.0.1", 0))
+    endpoint = Endpoint(f"http://127.0.0.1:{server.port}", "sk-1", "m")
+    if not scripts:
+        loop_thread.run(server.close())
+    shown = io.StringIO()
+    try:
+        assert pipe(endpoint, Console(file=shown, width=120), ["hi\n", "  \n", "how are you?\n"]) == code
+    finally:
+        if scripts:
+            loop_thread.run(server.close())
+    told = capsys.readouterr().err
+    assert (shown.getvalue(), told[: len(err)]) == (out, err)
+    assert bool(told) == bool(err)
+
+
+def test_piped_bytes_that_are_no_text_are_named() -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8")
+    with pytest.raises(SettingError, match=r"input: b'\\xff' is not UTF-8"):
+        pipe(Endpoint("http://127.0.0.1:1", "", "m"), Console(file=io.StringIO()), lines)
 
 
 def test_a_given_endpoint_may_or_may_not_end_in_v1() -> None:

@@ -195,7 +195,7 @@ def test_every_metric_of_the_table_is_exposed() -> None:
 def test_settings_name_what_is_wrong(tmp_path: Any) -> None:
     assert parse(GatewaySettings, {"fleet_file": "f", "model_path": "m"}).policy.min_remote_prefill_tokens == 32
     for raw, message in [
-        ({"fleet_file": "f"}, "model_path: None is missing"),
+        ({"fleet_file": "f"}, "model_path: null is missing"),
         ({"fleet_file": "f", "model_path": "m", "mode": "x"}, "mode: 'x' is not allowed"),
         ({"fleet_file": "f", "model_path": "m", "queue_ttl_s": -1}, "queue_ttl_s: -1.0 is below 0"),
         ({"fleet_file": "f", "model_path": "m", "api_keys": [1]}, "is int"),

@@ -137,7 +137,7 @@ def test_a_plugin_that_fails_says_why_and_how_to_mend_it(tmp_path: Path) -> None
 
 
 def test_no_cluster_at_all(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"KUBECONFIG: None names nothing and .*config does not exist; point"):
+    with pytest.raises(SettingError, match=r"KUBECONFIG: null names nothing and .*config does not exist; point"):
         find_access(Chosen(), {"HOME": str(tmp_path)})
     with pytest.raises(SettingError, match="cannot be read"):
         find_access(Chosen(), {"KUBECONFIG": str(tmp_path / "none")})

@@ -73,7 +73,12 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"mode": "both"}, "spec.mode", "use one of auto, disaggregated, aggregated"),
     ({"prefill": 2}, "spec.prefill", "is not a mapping"),
     ({"prefill": {"replicas": "2"}}, "spec.prefill.replicas", "give a int"),
-    ({"prefill": {"replicas": True}}, "spec.prefill.replicas", "is bool"),
+    ({"prefill": {"replicas": True}}, "spec.prefill.replicas", "true is bool; give a int"),
+    ({"prefill": {"replicas": 1 << 20000}}, "spec.prefill.replicas", "an integer of 20001 bits is above 4096"),
+    ({"prefill": "x" * 5000}, "spec.prefill", "xx'... is not a mapping"),
+    ({"mode": list(range(5000))}, "spec.mode", "[0, 1, 2, 3, ...] is list; give a str"),
+    ({"source": {"a": {"b": {"c": 1}}}}, "spec.source", "{'a': {'b': {...}}} is dict; give a str"),
+    ({"x" * 5000: 1}, "spec." + "x" * 100, "is not a known field"),
     ({"prefill": {"replicas": -1}}, "spec.prefill.replicas", "is below 0"),
     ({"prefill": {"replicas": 5000}}, "spec.prefill.replicas", "is above 4096"),
     ({"prefill": {"min_replicas": 1}}, "spec.prefill.min_replicas", "is not a known field"),
@@ -137,6 +142,7 @@ def test_a_wrong_field_is_named_with_its_path_and_what_would_be_right(
         parse_model(resource(**spec))
     assert refused.value.field == field
     assert words in refused.value.message
+    assert len(refused.value.message) < 500
 
 
 @pytest.mark.parametrize(

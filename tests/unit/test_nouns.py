@@ -154,11 +154,11 @@ def test_settings_parse_strictly_and_name_the_field() -> None:
         "x", Inner(1), ("a",), 2.0
     )
     for raw, message in [
-        ({}, "name: None is missing"),
+        ({}, "name: null is missing"),
         ({"name": 3}, "name: 3 is int"),
         ({"name": "x", "inner": {"port": 70000}}, "inner.port: 70000 is above 65535"),
         ({"name": "x", "extra": 1}, "extra: 1 is not a known field"),
-        ({"name": "x", "ratio": True}, "ratio: True is bool"),
+        ({"name": "x", "ratio": True}, "ratio: true is bool"),
         ({"name": "x", "tags": "a"}, "tags: 'a' is not a list"),
     ]:
         with pytest.raises(SettingError, match=message):

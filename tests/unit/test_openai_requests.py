@@ -216,6 +216,38 @@ def test_a_chat_field_that_is_wrong_or_not_supported_is_refused_by_name(fields: 
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"max_tokens": "ten"}, "max_tokens is 'ten'; it must be an integer of at most 64 bits"),
+        ({"n": True}, "n is true; it must be an integer of at most 64 bits"),
+        ({"seed": 10**5000}, "seed is an integer of 16610 bits; it must be an integer of at most 64 bits"),
+        ({"temperature": [0.5]}, "temperature is [0.5]; it must be a number, 2^63 at most"),
+        ({"logit_bias": {"1": "x"}}, "logit_bias[1] is 'x'; it must be a number, 2^63 at most"),
+        ({"logit_bias": {"01": 1}}, "logit_bias has a key '01'; keys must be token ids in decimal, below 2147483648"),
+        ({"model": {"a": {"b": {}}}}, "model is {'a': {'b': {}}}; it must be a string"),
+        ({"model": "m" * 257}, "model has 257 characters; it must have 1 to 256"),
+        ({"messages": "hi"}, "messages is 'hi'; it must be a list"),
+        (message(content=None), "messages[0].content is null; it must be a string or a list of 1 to 1024 text parts"),
+        (message(role="tool"), "messages[0].role is 'tool'; it must be one of system, developer, user, assistant"),
+        (message(tool_calls=[{}]), "messages[0].tool_calls is [{}]; it is not supported here: leave it out"),
+        (message(content=[{}]), "messages[0].content[0] is of type null; only 'text' parts are supported"),
+        ({"stop": [1]}, "stop is [1]; it must be a string or a list of strings"),
+        ({"stop_token_ids": [5, -1]}, "stop_token_ids[1] is -1; token ids must be integers from 0 below 2147483648"),
+        ({"stream": "x" * 300}, f"stream is '{'x' * 200}'...; it must be true or false"),
+        ({"store": True}, "store is true; it is not supported here beyond null or false: leave it out"),
+        ({"metadata": list(range(9))}, "metadata is [0, 1, 2, 3, ...]; it must be an object"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens is 4 and max_tokens is 3; give one of "),
+        ({"top_logprobs": 2}, "top_logprobs is 2; it needs logprobs: true, or must be 0"),
+        ({"stream_options": {}}, "stream_options is {}; it needs stream: true, or must be left out"),
+    ],
+)
+def test_a_refusal_shows_the_value_and_what_it_must_be(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_chat({**CHAT, **fields})
+    assert caught.value.message.startswith(told)
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"prompt": None}, "prompt"),
@@ -253,7 +285,7 @@ def test_inside_a_body_carries_token_ids_and_the_hand_off_in_place_of_text() -> 
 
 @pytest.mark.parametrize("body", [[], None, "x", 3])
 def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
-    with pytest.raises(BadRequest, match="not a JSON object"):
+    with pytest.raises(BadRequest, match="it must be a JSON object"):
         parse_chat(body)
 
 
@@ -261,7 +293,7 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
     ("data", "message"),
     [
         (b"", "is not JSON"),
-        (b"[1]", "not a JSON object"),
+        (b"[1]", r"the body is \[1\]; it must be a JSON object"),
         (b'{"a":1', "is not JSON"),
         (b'{"a":1}x', "is not JSON"),
         (b'{"a":NaN}', "NaN is not"),

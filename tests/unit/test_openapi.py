@@ -74,6 +74,16 @@ async def test_every_route_and_method_is_described_and_the_other_way_round(tmp_p
     assert document == {**DOCUMENT, "info": document["info"]}
 
 
+async def test_every_path_with_a_body_refuses_a_compressed_one(tmp_path: Path) -> None:
+    async with stage(tmp_path) as s:
+        paths = [operation.path for operation in openapi.OPERATIONS if operation.body is not None]
+        refused = [await s.post(path, {}, headers=[("content-encoding", "gzip")]) for path in paths]
+    assert [answer.status for answer in refused] == [415] * len(paths) and len(paths) == 4
+    assert {answer.headers["accept-encoding"] for answer in refused} == {"identity"}
+    told = "header content-encoding is 'gzip'; the only one is identity: send the body uncompressed"
+    assert json.loads(refused[0].body)["error"]["message"] == told
+
+
 def test_metrics_need_the_key_in_the_document_when_they_do() -> None:
     told = openapi.document("1", metrics_need_key=True)["paths"]["/metrics"]["get"]
     assert told["security"] and "401" in told["responses"]

@@ -127,6 +127,15 @@ async def test_the_gateway_ends_before_any_worker_is_asked_to(run_dir: RunDir) -
         )
 
 
+async def test_the_terminal_s_signals_miss_the_children_and_the_scheduler_sees_one_session(run_dir: RunDir) -> None:
+    scene = Scene(run_dir, prefill_0={}, decode_0={}, gateway={})
+    async with up(scene):
+        assert await scene.supervisor.ready()
+        pids = [pid for _, what, pid in scene.events if what == "ready"]
+        assert [os.getpgid(pid) for pid in pids] == pids and len(pids) == 3
+        assert {os.getsid(pid) for pid in pids} == {os.getsid(0)}
+
+
 async def test_a_dead_worker_leaves_the_fleet_file_and_comes_back_as_a_new_epoch(run_dir: RunDir) -> None:
     scene = Scene(run_dir, prefill_0={}, decode_0={}, gateway={})
     async with up(scene):

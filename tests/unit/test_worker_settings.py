@@ -30,7 +30,7 @@ def test_what_differs_from_pod_to_pod_wins_over_the_file(tmp_path: Path) -> None
 
 def test_a_file_for_many_pods_needs_no_name_of_its_own(tmp_path: Path) -> None:
     assert read(tmp_path, IN_A_POD, worker_id=None, host="0.0.0.0").worker_id == "demo-decode-1a2b-x7x"
-    with pytest.raises(SettingError, match="worker_id: None is missing"):
+    with pytest.raises(SettingError, match="worker_id: null is missing"):
         read(tmp_path, {}, worker_id=None)
 
 

@@ -12,7 +12,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from baton_api.errors import BadRequest, ExpectationFailed, HeadersTooLarge
+from baton_api.errors import BadRequest, ExpectationFailed, HeadersTooLarge, UnsupportedEncoding
 from baton_wire.http_limits import ServerLimits
 
 # RFC 9112 section 3; `#` is excluded from targets: a fragment is never sent.
@@ -40,7 +40,7 @@ class RequestHead:
 
 
 def parse_request_head(head: bytes, limits: ServerLimits) -> RequestHead:
-    """`head` ends with its blank line. Raises BadRequest, HeadersTooLarge or ExpectationFailed."""
+    """`head` ends with its blank line. Raises BadRequest, HeadersTooLarge, UnsupportedEncoding or ExpectationFailed."""
     line = _REQUEST_LINE.match(head)
     if line is None:
         raise BadRequest(_why_not_request_line(head), code="malformed_request_line")
@@ -86,9 +86,11 @@ def _framed(method: str, target: str, http11: bool, headers: dict[str, str]) -> 
     if chunked:
         _check_chunked(headers, http11)
     length = _content_length(headers.get("content-length"))
+    if "content-encoding" in headers and (chunked or length):
+        _check_content_encoding(headers["content-encoding"])
     expect = headers.get("expect")
     if expect is not None and expect.lower() != "100-continue":
-        raise ExpectationFailed("only `Expect: 100-continue` is understood")
+        raise ExpectationFailed(f"header expect is {expect[:64]!r}; only 100-continue is understood: leave it out")
     connection = headers.get("connection")
     keep_alive = http11 and (connection is None or "close" not in connection.lower())
     return RequestHead(method, target, headers, http11, keep_alive, length, chunked, expect is not None and http11)
@@ -99,7 +101,7 @@ def _check_host(host: str | None, http11: bool) -> None:
         if http11:
             raise BadRequest("header host is missing", code="missing_host")
     elif not _is_host(host):
-        raise BadRequest("header host is malformed", code="malformed_host")
+        raise BadRequest(f"header host is {host[:64]!r}; it must be a name or address and port", code="malformed_host")
 
 
 @functools.lru_cache(maxsize=256)
@@ -114,11 +116,20 @@ def _check_chunked(headers: dict[str, str], http11: bool) -> None:
         raise BadRequest("the only transfer coding is chunked, in HTTP/1.1", code="bad_transfer_encoding")
 
 
+def _check_content_encoding(value: str) -> None:
+    if any(coding.strip().lower() not in ("", "identity") for coding in value.split(",")):
+        raise UnsupportedEncoding(
+            f"header content-encoding is {value[:64]!r}; the only one is identity: send the body uncompressed",
+            param="content-encoding",
+        )
+
+
 def _content_length(value: str | None) -> int:
     if value is None:
         return 0
     if _LENGTH.fullmatch(value) is None:
-        raise BadRequest("header content-length is malformed", code="bad_content_length")
+        told = f"header content-length is {value[:64]!r}; it must be 1 to 15 digits"
+        raise BadRequest(told, code="bad_content_length")
     return int(value)
 
 
