@@ -99,7 +99,8 @@ def role_counts(snapshot: Snapshot, role: Role, revision: str, size: int | None)
 
 def count_of(deployment: Json) -> Count:
     status = deployment.get("status") or {}
-    return Count(int(deployment["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0)))
+    asked, ready = int(deployment["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
+    return Count(asked, ready, revision_label(deployment))
 
 
 def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
