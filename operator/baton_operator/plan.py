@@ -200,8 +200,7 @@ def _old_workers(item: Json, size: int, snapshot: Snapshot) -> Iterator[Action]:
 
 
 def _has_pods(item: Json, snapshot: Snapshot) -> bool:
-    role = item["metadata"]["labels"][names.ROLE_LABEL]
-    return any(pod.role == role and pod.revision == revision_label(item) for pod in snapshot.pods)
+    return any(pod.name.startswith(f"{name_of(item)}-") for pod in snapshot.pods)
 
 
 def _leftovers(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
