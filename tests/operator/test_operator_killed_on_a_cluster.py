@@ -1,4 +1,5 @@
-"""The operator dies at every write of a creation and of a new revision on a real API server; the next one completes it.
+"""The operator dies at every write of a creation, a new revision, another size, a role that goes, on a real API server;
+the next one completes it, and no Pod more was made than without any death. A deletion has no write of the operator.
 
 Several namespaces at a time, one operator each. The in-process API server has more phases (test_operator.py).
 """
@@ -6,6 +7,7 @@ Several namespaces at a time, one operator each. The in-process API server has m
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -40,7 +42,16 @@ class Site:
         await self.api.call("POST", MODELS.format(self.name), body=model("m", self.name))
 
     async def revise(self) -> None:
-        change = {"spec": {"kv": {"blockTokens": 32}}}
+        await self._change({"kv": {"blockTokens": 32}})
+
+    async def scale(self) -> None:
+        await self._change({"decode": {"replicas": 3}})
+
+    async def aggregate(self) -> None:
+        await self._change({"mode": "aggregated"})
+
+    async def _change(self, spec: Json) -> None:
+        change = {"spec": spec}
         await self.api.call("PATCH", f"{MODELS.format(self.name)}/m", body=change, content_type=MERGE)
 
     async def is_settled(self) -> bool:
@@ -58,7 +69,7 @@ class Site:
             async def over() -> bool:
                 return kill.died.is_set() or await self.is_settled()
 
-            await eventually(over, 60.0, f"{self.name} settled or dead", poll_s=0.1)
+            await eventually(over, 120.0, f"{self.name} settled or dead", poll_s=0.1)
             return kill.writes
 
     async def objects(self) -> dict[str, Json]:
@@ -81,6 +92,8 @@ def without_namespace(item: Any, namespace: str) -> Any:
 PHASES: dict[str, tuple[bool, Callable[[Site], Coroutine[Any, Any, None]]]] = {
     "create": (False, Site.create),
     "new revision": (True, Site.revise),
+    "scale": (True, Site.scale),
+    "without prefill": (True, Site.aggregate),
 }
 
 
@@ -91,11 +104,12 @@ async def test_killed_at_every_write_the_same_objects_come_out(cluster: Cluster,
     api = KubeApi(cluster.access)
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def story(number: int, after: bool) -> tuple[int, dict[str, Json]]:
+    async def story(number: int, after: bool) -> tuple[int, dict[str, Json], Counter[str]]:
         async with turns:
             site = Site(cluster, api, f"{namespace}-{min(number, 999)}{'a' if after else 'b'}")
             await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": site.name}})
-            kubelets = asyncio.create_task(Kubelets(api, site.name).run(0.1))
+            kubelets = Kubelets(api, site.name)
+            running_pods = asyncio.create_task(kubelets.run(0.1))
             try:
                 if begun:
                     await site.create()
@@ -103,18 +117,21 @@ async def test_killed_at_every_write_the_same_objects_come_out(cluster: Cluster,
                 await change(site)
                 writes = await site.operate(number, after=after)
                 await site.operate(NEVER, after=False)
-                return writes, await site.objects()
+                return writes, await site.objects(), Counter(kubelets.seen.values())
             finally:
-                kubelets.cancel()
-                await asyncio.gather(kubelets, return_exceptions=True)
+                running_pods.cancel()
+                await asyncio.gather(running_pods, return_exceptions=True)
                 await api.call("DELETE", f"/api/v1/namespaces/{site.name}")
 
     try:
-        writes, wanted = await story(NEVER, False)
+        writes, wanted, pods = await story(NEVER, False)
         points = [(number, after) for number in range(1, writes + 1) for after in (False, True)]
-        found = await asyncio.gather(*(story(number, after) for number, after in points))
+        stories = [asyncio.create_task(story(number, after)) for number, after in points]
+        await asyncio.wait(stories)
     finally:
         await api.close()
-    print(f"{phase}: {writes} writes, {len(points)} kills")
-    for point, (_, objects) in zip(points, found, strict=True):
+    print(f"{phase}: {writes} writes, {len(points)} kills, {pods.total()} Pods each time")
+    for point, told in zip(points, stories, strict=True):
+        _, objects, made = told.result()
         assert objects == wanted, f"killed at write {point}"
+        assert made == pods, f"killed at write {point}"

@@ -60,13 +60,15 @@ def model(name: str, namespace: str, **spec: Any) -> Json:
 
 
 class Kubelets:
-    """Makes every Pod of a namespace ready (or not, as `verdict` says of it), every `poll_s`."""
+    """Makes every Pod of a namespace ready (or not, as `verdict` says of it), every `poll_s`. `seen` has the name of each
+    Pod's Deployment by the Pod's uid, of those too that are gone."""
 
     def __init__(self, api: KubeApi, namespace: str, verdict: Callable[[Json], bool] = lambda pod: True) -> None:
         self._api = api
         self._path = kinds.POD.path(namespace)
         self.verdict = verdict
         self.paused = False
+        self.seen: dict[str, str] = {}
 
     async def run(self, poll_s: float = 0.05) -> None:
         while True:
@@ -76,6 +78,7 @@ class Kubelets:
 
     async def look(self) -> None:
         for pod in (await self._api.list(self._path)).items:
+            self.seen[pod["metadata"]["uid"]] = pod["metadata"]["name"].rsplit("-", 2)[0]
             wanted = "True" if self.verdict(pod) else "False"
             conditions = {item["type"]: item["status"] for item in pod["status"].get("conditions") or []}
             if conditions.get("Ready") != wanted:
