@@ -60,8 +60,8 @@ def model(name: str, namespace: str, **spec: Any) -> Json:
 
 
 class Kubelets:
-    """Makes every Pod of a namespace ready (or not, as `verdict` says of it), every `poll_s`. `seen` has the name of each
-    Pod's Deployment by the Pod's uid, of those too that are gone."""
+    """Makes every Pod of a namespace ready (or not, as `verdict` says of it), every `poll_s`. `seen` has the name of
+    each Pod's Deployment by the Pod's uid, of those too that are gone."""
 
     def __init__(self, api: KubeApi, namespace: str, verdict: Callable[[Json], bool] = lambda pod: True) -> None:
         self._api = api
