@@ -20,7 +20,7 @@ OLDEST_MINOR = 30
 """CEL rules in CRDs are stable since 1.29; ValidatingAdmissionPolicy and what `restricted` needs since 1.30."""
 IMAGE_VOLUME_BETA, IMAGE_VOLUME_ON = 33, 35
 MIN_SHM_BYTES = 1 << 30
-INSTALL = "helm install baton charts/baton (deploy/crds alone: kubectl apply --server-side -f deploy/crds)"
+INSTALL = "helm install baton charts/baton, see docs/kubernetes.md (CRDs: kubectl apply --server-side -f deploy/crds)"
 FORBIDDEN, NOT_FOUND = 403, 404
 
 
