@@ -17,9 +17,9 @@ from .calls import Calls
 from .kinds import Kind
 from .objects import digest
 from .observe import Observer
-from .outcome import Outcome, is_of_old_crds, is_permanent, stamp
+from .outcome import Outcome, is_of_old_crds, is_permanent, stamp, undone
 from .plan import Action
-from .refusals import Place, Refusals
+from .refusals import Place, Refusals, Repeats
 from .snapshot import name_of
 from .telemetry import Telemetry
 
@@ -41,6 +41,7 @@ class Writer:
         self._telemetry = telemetry
         self._futile: dict[Place, tuple[str, str]] = {}
         self._refused = Refusals(time.monotonic)
+        self._repeats = Repeats(time.monotonic)
         self._complaints: dict[Place, str] = {}
         self._doors = {True: asyncio.Semaphore(AT_ONCE), False: asyncio.Semaphore(AT_ONCE_LATER)}
 
@@ -61,6 +62,11 @@ class Writer:
             return
         if self._futile.get(place) == (wish, self._version(place)):
             return
+        if self._repeats.too_many(place, wish):
+            error = undone(action)
+            log.error("%s", error.message)
+            outcome.add_refusal(action, error, self._refused.add(place, wish + outcome.stamp, error))
+            return
         try:
             async with self._doors[action.kind.stage <= kinds.STARTS]:
                 before = self._version(place)
@@ -77,6 +83,8 @@ class Writer:
                 outcome.add_failure(action, error)
             return
         self._refused.forget(place)
+        if action.verb != "merge":  # sizes come and go
+            self._repeats.add(place, wish)
         outcome.wrote += 1
         self._telemetry.wrote(action.verb, action.kind.kind, action.label)
         log.info("%s %s %s/%s (%s)", action.verb, action.kind.kind, namespace, action.name, action.reason)
@@ -100,6 +108,10 @@ class Writer:
         place, wish = (f"{kind.plural}/status", namespace, name), digest([stamp(raw), _without_times(status)], 32)
         if (said := self._refused.standing(place, wish)) is not None:
             raise _again(said[0], said[1])
+        if self._repeats.too_many(place, wish):
+            error = KubernetesError("somebody else says otherwise, again and again", status=409, code="Undone")
+            self._complain(place, error)
+            raise _again(error, self._refused.add(place, wish, error))
         try:
             async with self._doors[False]:
                 answer = await self._calls.apply_status(kind, raw, status)
@@ -109,6 +121,7 @@ class Writer:
                 raise _again(error, self._refused.add(place, wish, error)) from error
             raise
         self._refused.forget(place)
+        self._repeats.add(place, wish)
         self._complaints.pop(place, None)
         self._observer.put(kind, answer)
         self._telemetry.wrote("status", kind.kind, "changed")
@@ -129,6 +142,8 @@ class Writer:
             async with self._doors[False]:
                 await self._calls.emit(event)
         except KubernetesError as error:
+            if error.status == 409:
+                return  # it is there: this was said in the same second before
             self._complain((kinds.EVENT.plural, namespace, event["involvedObject"]["name"]), error)
             raise
         self._telemetry.wrote("create", kinds.EVENT.kind, event["reason"])

@@ -151,13 +151,17 @@ def _sizes(view: View) -> Finding | None:
 
 
 def _workers_ready(view: View) -> Finding | None:
-    """Mode auto goes on without prefill workers once it has served: decode prefills for itself."""
+    """Mode auto waits for prefill workers while they only start, and goes on without those that are in trouble or were
+    there: decode prefills for itself."""
     for role in (Role.DECODE, Role.PREFILL):
         size, ready = view.plan.sizes.get(role, 0), view.ready(role)
-        optional = role is Role.PREFILL and view.model.spec.mode == "auto" and view.was_ready
-        if size and not ready and not optional:
-            waiting = f"0 of {size} {role.value} workers are ready; {view.describe(role.value)}"
-            return worker_trouble(view, role) or (Reason.STARTING_WORKERS, waiting)
+        if not size or ready:
+            continue
+        trouble = worker_trouble(view, role)
+        if role is Role.PREFILL and view.model.spec.mode == "auto" and (trouble or view.was_ready):
+            continue
+        waiting = f"0 of {size} {role.value} workers are ready; {view.describe(role.value)}"
+        return trouble or (Reason.STARTING_WORKERS, waiting)
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,17 +51,29 @@ class Leader:
 
     async def hold(self) -> None:
         """Renews until the Lease is lost, and returns then: by that time another may work already in a moment."""
-        while self._now_s() - self._renewed_s < self._settings.duration_s:
-            await asyncio.sleep(self._settings.renew_s)
-            if not await self._try() and self._held is None:
-                break
+        with suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(self._renewed_s + self._settings.duration_s - self._now_s()):
+                    await asyncio.sleep(self._settings.renew_s)
+                    if not await self._try() and self._held is None:
+                        break
         log.error("%s has lost the Lease", self._identity)
 
     async def release(self) -> None:
         """So that the next one need not wait for its end."""
-        if self._held is not None:
-            self._held["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-            await self._write("PUT", self._held)
+        if self._held is None:
+            return
+        try:
+            await self._give_back(self._held)
+        except KubernetesError as error:
+            if error.status != 409:
+                raise
+            found = await self._find()  # a renewal was on its way when this process was told to stop
+            if found is not None and (found.get("spec") or {}).get("holderIdentity") == self._identity:
+                await self._give_back(found)
+
+    async def _give_back(self, lease: Json) -> None:
+        await self._write("PUT", lease | {"spec": lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}})
 
     async def _try(self) -> bool:
         """Whether the Lease was taken or renewed now."""

@@ -49,8 +49,12 @@ class Observer:
 
     @property
     def ready(self) -> bool:
-        """Whether everything was listed once: before that nobody can tell what is missing."""
-        return all(cache.listed for kind, caches in self._caches.items() if not _is_optional(kind) for cache in caches)
+        """Whether some namespace can be worked on: one that is gone, or gives no rights, stops no other."""
+        return any(self.is_listed(namespace) for namespace in self._namespaces)
+
+    def is_listed(self, namespace: str) -> bool:
+        """Whether everything in it was listed once: before that nobody can tell what is missing."""
+        return all(self._cache(kind, namespace).listed for kind in (kinds.MODEL, *kinds.CHILDREN, kinds.POD))
 
     def models(self) -> Iterable[Key]:
         return [key for cache in self._caches[kinds.MODEL.kind] for key in cache.keys()]  # noqa: SIM118
@@ -61,7 +65,7 @@ class Observer:
         model = self._cache(kinds.MODEL, namespace).of(key).get(name)
         if model is None:
             return None
-        optional = frozenset(kind.kind for kind in kinds.OPTIONAL if self._is_listed(kind))
+        optional = frozenset(kind.kind for kind in kinds.OPTIONAL if self._is_known(kind))
         children = {
             (kind.kind, child): item
             for kind in (*kinds.CHILDREN, *kinds.OPTIONAL)
@@ -99,13 +103,14 @@ class Observer:
     def _cache(self, kind: Kind, namespace: str) -> Cache[Any]:
         return next(cache for cache in self._caches[kind.kind] if cache.namespace in ("", namespace))
 
-    def _is_listed(self, kind: Kind) -> bool:
+    def _is_known(self, kind: Kind) -> bool:
         return kind.kind in self._caches and all(cache.listed for cache in self._caches[kind.kind])
 
     async def _reflect(self, kind: Kind, cache: Cache[Any]) -> None:
         settings = self._settings
         query = {} if kind is kinds.MODEL else OURS
-        wanted = Wanted(kind.plural, kind.path(cache.namespace), query, kind.metadata_only)
+        what = f"{kind.plural} of {cache.namespace}" if cache.namespace else kind.plural
+        wanted = Wanted(what, kind.path(cache.namespace), query, kind.metadata_only)
         times = WatchTimes(settings.request_timeout_s, settings.watch_timeout_s, settings.watch_silence_s)
         said = lambda reason: self._failed(kind.plural, reason)  # noqa: E731
         await Reflector(self._api, wanted, cache, times, random.random, said).run()
@@ -120,11 +125,19 @@ class Observer:
                     self._add(kind)
                     caches = self._caches[kind.kind]
                     running[kind.kind] = [group.create_task(self._reflect(kind, cache)) for cache in caches]
+                    running[kind.kind].append(group.create_task(self._tell_when_known(kind)))
                 elif there is False and kind.kind in running:
                     for task in running.pop(kind.kind):
                         task.cancel()
                     del self._caches[kind.kind]
             await asyncio.sleep(self._settings.resync_s)
+
+    async def _tell_when_known(self, kind: Kind) -> None:
+        """Every Model may want one now."""
+        while not self._is_known(kind):
+            await asyncio.sleep(0.1)
+        for key in self.models():
+            self._changed(key)
 
     async def _is_served(self, kind: Kind) -> bool | None:
         """None: the API server did not say."""
@@ -133,7 +146,3 @@ class Observer:
             return any(resource.get("name") == kind.plural for resource in found.get("resources") or [])
         except KubernetesError as error:
             return False if error.status == 404 else None
-
-
-def _is_optional(kind: str) -> bool:
-    return kinds.BY_KIND[kind].optional

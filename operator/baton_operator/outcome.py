@@ -87,6 +87,15 @@ def taken(kind: Kind, name: str) -> KubernetesError:
     return KubernetesError(message, status=409, code=NAME_TAKEN)
 
 
+def undone(action: Action) -> KubernetesError:
+    """Of what somebody else changes back as often as it is written: a second operator, a controller, a webhook."""
+    message = (
+        f"somebody undoes every write of it ({action.reason}), another Baton operator perhaps: "
+        f"kubectl get {action.kind.plural} {action.name} -o yaml --show-managed-fields says who"
+    )
+    return KubernetesError(message, status=409, code="Undone")
+
+
 def is_of_old_crds(error: KubernetesError) -> bool:
     """A field or a value of a status that the CRD there does not know."""
     return "not declared in schema" in error.message or "Unsupported value" in error.message

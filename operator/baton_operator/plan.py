@@ -99,7 +99,8 @@ def role_counts(snapshot: Snapshot, role: Role, revision: str, size: int | None)
 
 def count_of(deployment: Json) -> Count:
     status = deployment.get("status") or {}
-    return Count(int(deployment["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0)))
+    asked, ready = int(deployment["spec"].get("replicas", 1)), int(status.get("readyReplicas", 0))
+    return Count(asked, ready, revision_label(deployment))
 
 
 def _secrets(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:
@@ -199,8 +200,7 @@ def _old_workers(item: Json, size: int, snapshot: Snapshot) -> Iterator[Action]:
 
 
 def _has_pods(item: Json, snapshot: Snapshot) -> bool:
-    role = item["metadata"]["labels"][names.ROLE_LABEL]
-    return any(pod.role == role and pod.revision == revision_label(item) for pod in snapshot.pods)
+    return any(pod.name.startswith(f"{name_of(item)}-") for pod in snapshot.pods)
 
 
 def _leftovers(owner: Owner, wanted: Desired, snapshot: Snapshot) -> Iterator[Action]:

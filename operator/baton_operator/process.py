@@ -35,6 +35,8 @@ from .telemetry import Telemetry
 from .work_queue import WorkQueue
 
 log = logging.getLogger("baton.operator")
+UNLISTED_S = 1.0
+"""Between two looks whether a namespace is listed."""
 STUCK_S = 300.0
 """A look at a Model that takes so long has gone wrong: the process is not healthy."""
 
@@ -60,7 +62,11 @@ def read_settings(argv: Sequence[str]) -> OperatorSettings:
         raw = json.loads(Path(argv[1]).read_bytes())
     except (OSError, ValueError) as error:
         raise SettingError("--settings", argv[1], f"cannot be read ({error})", "give a JSON file") from error
-    return parse(OperatorSettings, raw)
+    settings = parse(OperatorSettings, raw)
+    if settings.leader.enabled and settings.leader.renew_s >= settings.leader.duration_s:
+        limit = f"is not below leader.duration_s ({settings.leader.duration_s:g})"
+        raise SettingError("leader.renew_s", settings.leader.renew_s, limit, "use a third of it")
+    return settings
 
 
 class Operator:
@@ -126,7 +132,10 @@ class Operator:
         while True:
             key = await self.queue.get()
             try:
-                await self._look_at(key)
+                if self.observer.is_listed(key[0]):
+                    await self._look_at(key)
+                else:
+                    self.queue.add(key, UNLISTED_S)
             finally:
                 self.queue.done(key)
 

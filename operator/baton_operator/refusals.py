@@ -9,6 +9,8 @@ from baton_api.errors import KubernetesError
 
 Place = tuple[str, str, str]
 """Kind, namespace, name."""
+MANY = 4096
+"""Places that are remembered before those are forgotten of which nothing is known any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +52,25 @@ class Refusals:
 
     def forget(self, place: Place) -> None:
         self._known.pop(place, None)
+
+
+class Repeats:
+    """Writes that had to be made again and again: somebody undoes them. `now_s` is a monotonic clock."""
+
+    def __init__(self, now_s: Callable[[], float], most: int = 8, within_s: float = 60.0) -> None:
+        self._now_s = now_s
+        self._most = most
+        self._within_s = within_s
+        self._known: dict[Place, list[tuple[str, float]]] = {}
+
+    def add(self, place: Place, wish: str) -> None:
+        self._known[place] = [*self._recent(place), (wish, self._now_s())]
+        if len(self._known) > MANY:
+            self._known = {place: recent for place in self._known if (recent := self._recent(place))}
+
+    def too_many(self, place: Place, wish: str) -> bool:
+        return sum(known == wish for known, _ in self._recent(place)) >= self._most
+
+    def _recent(self, place: Place) -> list[tuple[str, float]]:
+        since_s = self._now_s() - self._within_s
+        return [(wish, at_s) for wish, at_s in self._known.get(place, ()) if at_s > since_s]

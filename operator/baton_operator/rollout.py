@@ -26,6 +26,11 @@ class Count:
 
     asked: int
     ready: int
+    revision: str = ""
+
+    @property
+    def serving(self) -> int:
+        return min(self.asked, self.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,12 @@ class RoleCounts:
 
     @property
     def new_ready(self) -> int:
-        return min(self.new.ready, self.new.asked)
+        return self.new.serving
+
+    def share(self, revision: str) -> Fraction:
+        """How much of the role an old revision can carry, in [0, 1]."""
+        found = next((count.serving for count in self.old if count.revision == revision), 0)
+        return _share(found, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +86,17 @@ def next_step(counts: Mapping[Role, RoleCounts], limits: Limits) -> Step:
     if not any(count.old_asked for count in counts.values()):
         roles = {role: RoleStep(count.size, tuple(0 for _ in count.old)) for role, count in counts.items()}
         return Step(roles, "every worker is of the newest revision")
-    share = min(_share(count) for count in counts.values())
-    roles = {role: RoleStep(_new(count, limits), _old(count, limits, share)) for role, count in counts.items()}
+    share = min(_share(count.new_ready, count.size) for count in counts.values())
+    olds = {count.revision for role in counts.values() for count in role.old}
+    carried = {revision: min(role.share(revision) for role in counts.values()) for revision in olds}
+    roles = {role: RoleStep(_new(count, limits), _old(count, limits, share, carried)) for role, count in counts.items()}
     ready = ", ".join(f"{role.value} {count.new_ready}/{count.size}" for role, count in sorted(counts.items()))
     return Step(roles, f"ready of the new revision: {ready}; surge {limits.max_surge}")
 
 
-def _share(count: RoleCounts) -> Fraction:
-    """How much of a role the new revision can carry, in [0, 1]."""
-    return Fraction(1) if count.size == 0 else min(Fraction(1), Fraction(count.new_ready, count.size))
+def _share(ready: int, size: int) -> Fraction:
+    """How much of a role so many workers can carry, in [0, 1]."""
+    return Fraction(1) if size == 0 else min(Fraction(1), Fraction(ready, size))
 
 
 def _new(count: RoleCounts, limits: Limits) -> int:
@@ -93,20 +105,18 @@ def _new(count: RoleCounts, limits: Limits) -> int:
     return min(count.size, max(count.new.asked, room))
 
 
-def _old(count: RoleCounts, limits: Limits, share: Fraction) -> tuple[int, ...]:
-    """They keep what the new one cannot carry yet; workers that are not ready go first, then the oldest."""
+def _old(count: RoleCounts, limits: Limits, share: Fraction, carried: Mapping[str, Fraction]) -> tuple[int, ...]:
+    """They keep what the new one cannot carry yet. First go workers that are not ready, then those whose revision has
+    too few of another role to go with (`carried` is what each revision can carry of the whole), then the oldest: so
+    the newest old revision that makes pairs keeps both sides of them."""
     in_step = ceil(count.size * (1 - share)) - limits.max_unavailable
     available = count.size - limits.max_unavailable - count.new_ready
-    ready = [min(old.asked, old.ready) for old in count.old]
-    keep = min(max(in_step, available, 0), count.old_asked)
-    surplus = count.old_asked - keep
+    surplus = count.old_asked - min(max(in_step, available, 0), count.old_asked)
     left = [old.asked for old in count.old]
-    for index, old in enumerate(count.old):
-        gone = min(surplus, old.asked - ready[index])
-        left[index] -= gone
-        surplus -= gone
-    for index in range(len(left)):
-        gone = min(surplus, left[index])
-        left[index] -= gone
-        surplus -= gone
+    paired = [min(old.serving, ceil(count.size * carried[old.revision])) for old in count.old]
+    for floors in ([old.serving for old in count.old], paired, [0] * len(left)):
+        for index, floor in enumerate(floors):
+            gone = min(surplus, max(0, left[index] - floor))
+            left[index] -= gone
+            surplus -= gone
     return tuple(left)

@@ -45,7 +45,9 @@ class OperatorSettings:
         description="of a worker Pod, where its pool says nothing of the kind", factory=_some
     )
     leader: LeaderSettings = setting(description="leader election", factory=LeaderSettings)
-    workers: int = setting(4, "Models reconciled at once", low=1, high=256)
+    workers: int = setting(
+        16, "Models reconciled at once; most of them wait for an answer of the API server", low=1, high=256
+    )
     settle_s: float = setting(0.05, "changes within so long are looked at together", low=0, high=10)
     progress_s: float = setting(
         5.0, "news that is only progress waits so long for more; what comes to rest is said at once", low=0, high=60

@@ -50,11 +50,14 @@ class Snapshot:
         return self.find(kinds.POOL, names.pool_name(self.name, role))
 
     def deployments(self, role: Role) -> list[Json]:
-        """Of one role, all revisions, oldest first."""
+        """Of one role, all revisions, oldest first; under the names that an operator gives: a copy that somebody made
+        with its labels is his."""
         found = [
             item
-            for (kind, _), item in self.children.items()
-            if kind == kinds.DEPLOYMENT.kind and labels_of(item).get(names.ROLE_LABEL) == role.value
+            for (kind, name), item in self.children.items()
+            if kind == kinds.DEPLOYMENT.kind
+            and labels_of(item).get(names.ROLE_LABEL) == role.value
+            and name == names.worker_name(self.name, role, revision_label(item))
         ]
         return sorted(found, key=lambda item: (item["metadata"].get("creationTimestamp", ""), name_of(item)))
 

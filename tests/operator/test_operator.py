@@ -476,3 +476,44 @@ async def test_a_model_that_cannot_be_served_says_why_and_what_serves_goes_on(cl
         assert {name: item for name, item in now.items() if name != "Model m"} == {
             name: item for name, item in before.items() if name != "Model m"
         }
+
+
+async def test_a_namespace_that_gives_no_rights_stops_no_other(cluster: FakeCluster) -> None:
+    def refuse(asked: Asked) -> tuple[int, list[tuple[str, str]]] | None:
+        return (403, []) if "/namespaces/gone/" in asked.path else None
+
+    cluster.refuse = refuse
+    async with running(cluster.access, operator_settings(watch_namespaces=("gone", NAMESPACE))) as operator:
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        assert operator.observer.ready and not operator.observer.is_listed("gone")
+
+
+async def test_a_copy_of_a_deployment_is_its_makers(cluster: FakeCluster) -> None:
+    """With all labels of ours but another revision, to try something out."""
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        name = next(name for name in cluster.of(kinds.DEPLOYMENT) if name.startswith("m-decode-"))
+        copied = json.loads(json.dumps(cluster.of(kinds.DEPLOYMENT)[name]))
+        labels = copied["metadata"]["labels"] | {"baton.dev/revision": "mine"}
+        copied["metadata"] = {"name": "my-copy", "labels": labels}
+        cluster.create(kinds.DEPLOYMENT, copied)
+        cluster.change(kinds.MODEL, "m", {"spec": {"kv": {"blockTokens": 32}}})
+        await eventually(lambda: name not in cluster.of(kinds.DEPLOYMENT) and is_settled(cluster))
+        assert cluster.of(kinds.DEPLOYMENT)["my-copy"]["spec"]["replicas"] == 1
+        assert "1/1" in str(cluster.of(kinds.MODEL)["m"]["status"]["decode"])
+
+
+async def test_two_operators_that_undo_each_other_soon_rest_and_say_so(cluster: FakeCluster) -> None:
+    """Both believe that the namespace is theirs, with images of their own."""
+    async with running(cluster.access, settings_of()):
+        cluster.create(kinds.MODEL, model("m", NAMESPACE))
+        await settled(cluster)
+        async with running(cluster.access, settings_of(gateway_image="localhost/another:test")):
+            await eventually(lambda: "somebody undoes every write" in str(stalled_ready(cluster, UNDONE)), 10.0)
+            await quiet(cluster, 1.0)
+            assert await quiet(cluster, 1.0) <= 4  # what the two say of it
+
+
+UNDONE = "RefusedByApiServer"

@@ -8,7 +8,7 @@ import pytest
 
 from baton_api.errors import KubernetesError
 from baton_operator.outcome import is_of_old_crds, is_permanent, stamp
-from baton_operator.refusals import Refusals
+from baton_operator.refusals import Refusals, Repeats
 from baton_operator.snapshot import is_ours
 
 PLACE = ("Service", "ns", "m")
@@ -94,3 +94,16 @@ def test_whose_an_object_is(metadata: dict[str, Any], ours: bool) -> None:
 def test_what_a_refusal_means(status: int, message: str, permanent: bool, old_crds: bool) -> None:
     error = KubernetesError(message, status=status)
     assert (is_permanent(error), is_of_old_crds(error)) == (permanent, old_crds)
+
+
+def test_a_write_that_is_repeated_too_often_is_noticed_and_forgiven() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0], most=3, within_s=60.0)
+    for _ in range(3):
+        assert not repeats.too_many(PLACE, "wish")
+        repeats.add(PLACE, "wish")
+        now[0] += 10.0
+    assert repeats.too_many(PLACE, "wish")
+    assert not repeats.too_many(PLACE, "another wish") and not repeats.too_many(("Pod", "ns", "b"), "wish")
+    now[0] = 61.0
+    assert not repeats.too_many(PLACE, "wish")

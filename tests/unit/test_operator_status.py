@@ -132,7 +132,7 @@ TROUBLES = [
 
 @pytest.mark.parametrize("role", ["prefill", "decode", "gateway"])
 def test_no_pod_is_let_in(role: str) -> None:
-    scene = Scene()
+    scene = Scene(mode="disaggregated")
     name = scene.worker(role) if role != "gateway" else "m-gateway"
     scene.report(name, ready=0)
     failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
@@ -144,7 +144,7 @@ def test_no_pod_is_let_in(role: str) -> None:
 
 @pytest.mark.parametrize(("role", "trouble", "reason"), TROUBLES)
 def test_no_worker_of_a_role_is_ready(role: str, trouble: str, reason: str) -> None:
-    scene = Scene()
+    scene = Scene(mode="disaggregated")
     scene.report(scene.worker(role), ready=0)
     scene.pods = [pod(role, trouble)]
     status = scene.status()
@@ -245,6 +245,15 @@ def test_what_is_still_to_be_written_is_never_settled() -> None:
     assert "Service m-gateway (changed: spec.ports" in str(status["conditions"])
 
 
+@pytest.mark.parametrize("was", ["True", "False"])
+def test_mode_auto_serves_without_prefill_that_cannot_start_whatever_was_before(was: str) -> None:
+    scene = Scene({"conditions": [{"type": "Ready", "status": was, "lastTransitionTime": NOW}]})
+    scene.report(scene.worker("prefill"), ready=0)
+    scene.pods = [pod("prefill", "CrashLoopBackOff")]
+    assert conditions(scene.status())["Ready"] == ("True", "Serving")
+    assert conditions(scene.status())["Degraded"] == ("True", "WorkersCrashing")
+
+
 def test_mode_auto_that_has_served_goes_on_without_prefill_and_says_so() -> None:
     scene = Scene(Scene().status())
     scene.report(scene.worker("prefill"), ready=0)
@@ -282,7 +291,7 @@ def test_a_rollout_and_its_end() -> None:
     for role in ("prefill", "decode"):
         scene.children[kinds.DEPLOYMENT.kind, f"m-{role}-old"]["spec"]["replicas"] = 0
         scene.report(f"m-{role}-old", ready=0)
-    scene.pods = [PodState("p", "decode", "decode", "old", True, True)]
+    scene.pods = [PodState("m-decode-old-7d5f-x2", "decode", "decode", "old", True, True)]
     assert conditions(scene.status())["Progressing"] == ("True", "RollingOut")
     assert [action.name for action in scene.plan().actions] == ["m-prefill-old"]
     scene.pods = []

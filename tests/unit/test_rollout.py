@@ -16,7 +16,8 @@ SURGE_1 = Limits(1, 0)
 
 
 def counts(size: int, new: tuple[int, int], *old: tuple[int, int]) -> RoleCounts:
-    return RoleCounts(size, Count(*new), tuple(Count(*one) for one in old))
+    """Old revisions are called by their place."""
+    return RoleCounts(size, Count(*new), tuple(Count(*one, str(place)) for place, one in enumerate(old)))
 
 
 STEPS: list[tuple[str, RoleCounts, RoleCounts, Limits, RoleStep, RoleStep]] = [
@@ -52,6 +53,16 @@ STEPS: list[tuple[str, RoleCounts, RoleCounts, Limits, RoleStep, RoleStep]] = [
         "an old one that is not ready goes before one that is",
         *(counts(2, (1, 1), (1, 1), (1, 0)), counts(2, (1, 1), (1, 1), (1, 0)), SURGE_1),
         *(RoleStep(1, (1, 0)), RoleStep(1, (1, 0))),
+    ),
+    (
+        "of an old revision that never came up the ready half goes, and the old pair stays",
+        *(counts(1, (0, 0), (1, 1), (1, 1)), counts(1, (0, 0), (1, 1), (1, 0)), SURGE_1),
+        *(RoleStep(0, (1, 0)), RoleStep(0, (1, 0))),
+    ),
+    (
+        "a half pair goes before whole ones, however many",
+        *(counts(2, (0, 0), (2, 2), (1, 1)), counts(3, (0, 0), (3, 3), (1, 0)), SURGE_1),
+        *(RoleStep(0, (2, 0)), RoleStep(0, (3, 0))),
     ),
     (
         "a role that is not wanted any more goes at once",
@@ -90,7 +101,7 @@ class Fleet:
             role: RoleCounts(
                 self.sizes[role],
                 Count(self.asked[role][-1], self.ready[role][-1]),
-                tuple(map(Count, self.asked[role][:-1], self.ready[role][:-1])),
+                tuple(map(Count, self.asked[role][:-1], self.ready[role][:-1], map(str, range(9)))),
             )
             for role in self.asked
         }
@@ -153,11 +164,12 @@ def test_from_any_state_a_step_taken_twice_is_taken_once_and_the_end_is_reached(
     for role in (P, D):
         fleet.ready[role] = [draw.randint(0, count) for count in fleet.asked[role]]  # type: ignore[attr-defined]
     for _ in range(200):
-        before = {role: list(asked) for role, asked in fleet.asked.items()}
+        before, served = {role: list(asked) for role, asked in fleet.asked.items()}, fleet.serves()
         step = next_step(fleet.counts(), limits)
         fleet.take(step)
         for role in (P, D):
             assert all(now <= was for now, was in zip(fleet.asked[role][:-1], before[role][:-1], strict=True))
+        assert fleet.serves() or not served or limits.max_unavailable or not all(sizes)
         waiting = [role for role in (P, D) if fleet.ready[role][-1] < fleet.asked[role][-1]]
         if waiting:
             fleet.ready[draw.choice(waiting)][-1] += 1  # type: ignore[attr-defined]
