@@ -126,6 +126,12 @@ RULES = (
     ),
     CrossRule(
         (),
+        ".routing.processes",
+        "self.routing.processes <= self.routing.maxInFlight",
+        "routing.processes is above maxInFlight, so some would serve nothing: lower it, or raise maxInFlight",
+    ),
+    CrossRule(
+        (),
         ".decode.replicas",
         f"self.decode.replicas >= 1 || {_PREFILL} == 0",
         "decode.replicas 0 leaves prefill without decode: use 1 or more",
@@ -182,6 +188,10 @@ def problems(spec: ModelSpec) -> Iterator[SettingError]:
         yield SettingError("spec.prefill.replicas", 0, "does not fit mode disaggregated", "use 1 or more")
     if spec.routing.keys == "text" and spec.mode != "aggregated":
         yield SettingError("spec.routing.keys", "text", f"does not fit mode {spec.mode}", "use tokens, or aggregated")
+    if spec.routing.processes > spec.routing.max_in_flight:
+        processes, most = spec.routing.processes, spec.routing.max_in_flight
+        fix = "lower it, or raise maxInFlight"
+        yield SettingError("spec.routing.processes", processes, f"is above maxInFlight {most}", fix)
     if spec.decode.replicas < 1 and spec.prefill_pool.replicas > 0:
         yield SettingError("spec.decode.replicas", 0, "leaves prefill without decode", "use 1 or more")
     if spec.rollout.max_surge + spec.rollout.max_unavailable < 1:

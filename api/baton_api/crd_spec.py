@@ -52,7 +52,11 @@ class KvSpec:
 
     block_tokens: int = setting(16, "tokens per KV block", low=1, high=1024)
     dtype: str = setting("auto", "type of the KV; auto is the compute type", choices=("auto", "float32", "bfloat16"))
-    transport: str = setting("ucx", "how blocks move from prefill to decode", choices=TRANSPORTS)
+    transport: str = setting(
+        "ucx",
+        "how blocks move from prefill to decode; ucx/shm and cma: on one machine only, not between Pods",
+        choices=TRANSPORTS,
+    )
     blocks: int | None = setting(None, "KV blocks in a worker's pool", low=1, high=MAX_SAFE_INT)
     bytes: int = setting(256 * 2**20, "bytes of a worker's KV pool", low=2**16, high=MAX_SAFE_INT)
     lease_seconds: float = setting(10.0, "how long prefill keeps blocks without a sign of decode", low=0.1, high=3600)
@@ -71,7 +75,7 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class SloSpec:
-    """What users are promised."""
+    """What users are promised. Kept for the planner: it has no effect in this release, which refuses autoscaling."""
 
     ttft: TargetSpec | None = setting(None, "time to first token")
     tpot: TargetSpec | None = setting(None, "time per output token after the first")
@@ -102,6 +106,15 @@ class RoutingSpec:
     index_keys: int = setting(500_000, "block keys in the gateway's prefix index", low=1, high=MAX_SAFE_INT)
     max_in_flight: int = setting(1024, "requests being served at once", low=1, high=MAX_SAFE_INT)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0, high=MAX_SAFE_INT)
+    max_connections: int = setting(
+        4096, "client connections open at once, in each gateway process", low=1, high=MAX_SAFE_INT
+    )
+    max_connections_per_address: int = setting(
+        1024,
+        "of one address (IPv6: one /64), in each gateway process; behind a proxy or ingress give it maxConnections",
+        low=1,
+        high=MAX_SAFE_INT,
+    )
     processes: int = setting(1, "gateway processes on the one port, each on a core of its own", low=1, high=64)
 
 
@@ -143,7 +156,10 @@ class ModelSpec:
     prefill: PoolSpec | None = setting(None, "the prefill pool; default: one worker, none when aggregated")
     decode: PoolSpec = setting(description="the decode pool", factory=PoolSpec)
     kv: KvSpec = setting(description="KV pools and transfer", factory=KvSpec)
-    slo: SloSpec = setting(description="latency objectives", factory=SloSpec)
+    slo: SloSpec = setting(
+        description="latency objectives; no effect yet: they are for autoscaling, which this release refuses",
+        factory=SloSpec,
+    )
     autoscaling: AutoscalingSpec = setting(description="sizes that follow the SLO", factory=AutoscalingSpec)
     routing: RoutingSpec = setting(description="the gateway's choices", factory=RoutingSpec)
     rollout: RolloutSpec = setting(description="how a new revision comes in", factory=RolloutSpec)

@@ -121,6 +121,8 @@ def _gateway(model: Model, place: Place) -> Process:
         "index_keys": routing.index_keys,
         "max_in_flight": routing.max_in_flight,
         "max_queued": routing.max_queued,
+        "max_connections": routing.max_connections,
+        "max_connections_per_address": routing.max_connections_per_address,
         "processes": routing.processes,
     }
     return Process("gateway", "baton_gateway", settings)

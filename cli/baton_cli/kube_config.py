@@ -23,6 +23,7 @@ from baton_wire.kube_access import KubeAccess, in_cluster
 
 Raw = dict[str, Any]
 EXEC_S = 60.0
+IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,14 @@ class Chosen:
 
 
 def find_access(chosen: Chosen, environment: Mapping[str, str]) -> KubeAccess:
-    """KUBECONFIG (files separated by colons, the first to say something wins), else ~/.kube/config, else the service
-    account of the Pod this runs in. Raises SettingError."""
+    """KUBECONFIG (files separated by colons, the first to say something wins, missing ones are skipped), else
+    ~/.kube/config, else the service account of the Pod this runs in. Raises SettingError."""
     given = [Path(name) for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
     home = Path(environment.get("HOME", "/"), ".kube", "config")
-    paths = given or ([home] if home.is_file() else [])
+    paths = [path for path in given or [home] if path.exists()]
+    if given and not paths:
+        fix = "name one that exists, or unset it for ~/.kube/config"
+        raise SettingError("KUBECONFIG", environment["KUBECONFIG"], "names no file that exists", fix)
     if not paths and "KUBERNETES_SERVICE_HOST" in environment and chosen.context is None:
         access = in_cluster(environment)
     elif not paths:
@@ -69,9 +73,9 @@ def _load(path: Path) -> Raw:
         raw = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise _bad(path, f"cannot be read ({error})") from error
-    if not isinstance(raw, dict):
+    if not isinstance(raw, dict | None):
         raise _bad(path, "is no kubeconfig")
-    return raw
+    return raw or {}
 
 
 def _bad(path: object, why: str) -> SettingError:
@@ -87,7 +91,7 @@ def _of_context(raw: Raw, context: str | None, environment: Mapping[str, str]) -
     cluster = raw["clusters"].get(chosen.get("cluster"))
     if cluster is None:
         raise _bad(name, f"names the cluster {chosen.get('cluster')!r}, which is in no kubeconfig")
-    user = raw["users"].get(chosen.get("user"), {"dir": Path()})
+    user = _user(raw, chosen.get("user"))
     url = urlsplit(str(cluster.get("server", "")))
     if url.scheme not in ("http", "https") or not url.hostname:
         raise SettingError(f"clusters[{chosen['cluster']}].server", cluster.get("server"), "is no URL", "give https://")
@@ -97,6 +101,19 @@ def _of_context(raw: Raw, context: str | None, environment: Mapping[str, str]) -
     port = url.port or (443 if tls else 80)
     namespace = chosen.get("namespace") or "default"
     return KubeAccess(url.hostname, port, tls, _bearer(user, environment), url.path.rstrip("/"), namespace)
+
+
+def _user(raw: Raw, name: str | None) -> Raw:
+    """Never somebody else than the one who was named: not nobody, and not the one behind an impersonation."""
+    if not name:
+        return {"dir": Path()}
+    if name not in raw["users"]:
+        raise _bad(name, "is named as user, and is in no kubeconfig")
+    user: Raw = raw["users"][name]
+    if given := next((field for field in IMPERSONATION if user.get(field)), None):
+        fix = "use a context of a user that acts as itself"
+        raise SettingError(f"users[{name}].{given}", user[given], "asks for impersonation, which is not supported", fix)
+    return user
 
 
 def _tls(cluster: Raw, user: Raw) -> ClientTls:

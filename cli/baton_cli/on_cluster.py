@@ -35,6 +35,7 @@ async def status(chosen: Chosen, name: str | None, as_json: bool) -> int:
 
 
 async def explain(chosen: Chosen, name: str, as_json: bool) -> int:
+    """0: it is ready as it stands now. What the operator said of an older generation says nothing of this one."""
     access = find_access(chosen, os.environ)
     async with cluster.opened(access) as api:
         said = explained(await cluster.look(api, access.namespace, name))
@@ -42,7 +43,7 @@ async def explain(chosen: Chosen, name: str, as_json: bool) -> int:
         print(json.dumps(said.as_data(), indent=2))
     else:
         show_explanation(plain_console(), said)
-    return 0 if said.ready == "True" else 1
+    return 0 if said.ready == "True" and said.current else 1
 
 
 async def doctor(chosen: Chosen, as_json: bool) -> int:

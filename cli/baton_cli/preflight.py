@@ -20,7 +20,7 @@ OLDEST_MINOR = 30
 """CEL rules in CRDs are stable since 1.29; ValidatingAdmissionPolicy and what `restricted` needs since 1.30."""
 IMAGE_VOLUME_BETA, IMAGE_VOLUME_ON = 33, 35
 MIN_SHM_BYTES = 1 << 30
-INSTALL = "helm install baton charts/baton (deploy/crds alone: kubectl apply --server-side -f deploy/crds)"
+INSTALL = "helm install baton charts/baton, see docs/kubernetes.md (CRDs: kubectl apply --server-side -f deploy/crds)"
 FORBIDDEN, NOT_FOUND = 403, 404
 
 
@@ -212,6 +212,9 @@ def _nodes(facts: ClusterFacts) -> Iterator[Line]:
     level: Level = "ok" if ready else "fail"
     fix = "" if ready else "kubectl describe nodes"
     yield Line(level, "nodes", f"{len(ready)} of {len(facts.nodes)} ready and schedulable", fix)
+    addresses = [address for node in facts.nodes for address in _internal_addresses(node)]
+    if addresses and all(":" in address for address in addresses):
+        yield Line("fail", "addresses", "nodes have IPv6 addresses only", "use a cluster with IPv4, or with both")
     gpus = _allocatable(ready, lambda name: name.rpartition("/")[2] == "gpu" or name.endswith("/gpu.shared"))
     yield _resources("GPUs", gpus, "workers run on CPUs; install your vendor's device plugin")
     rdma = _allocatable(ready, lambda name: name.startswith("rdma/") or "/rdma" in name or "/hca" in name)
@@ -222,6 +225,11 @@ def _is_ready(node: Json) -> bool:
     conditions = (node.get("status") or {}).get("conditions") or []
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
     return ready and not (node.get("spec") or {}).get("unschedulable")
+
+
+def _internal_addresses(node: Json) -> list[str]:
+    addresses = (node.get("status") or {}).get("addresses") or []
+    return [str(one["address"]) for one in addresses if one.get("type") == "InternalIP"]
 
 
 def _allocatable(nodes: list[Json], is_it: Any) -> dict[str, int]:

@@ -18,6 +18,7 @@ from .process_settings import as_file, gateway_settings, worker_settings
 from .settings import OperatorSettings
 
 Json = dict[str, Any]
+WITHIN_ONE_MACHINE = ("ucx/shm", "cma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ def refusals(model: Model) -> Iterator[SettingError]:
         yield SettingError("spec.engine.args", list(engine.args), "mean nothing to engine native", "leave them out")
     if kv.dtype not in ("auto", engine.dtype):
         yield SettingError("spec.kv.dtype", kv.dtype, "differs from the compute type", "use auto")
+    if kv.transport in WITHIN_ONE_MACHINE:
+        fix = "use ucx, ucx/tcp or tcp"
+        yield SettingError("spec.kv.transport", kv.transport, "does not get from one Pod to another", fix)
     if kv.tiers:
         yield SettingError("spec.kv.tiers", len(kv.tiers), "tiers: there are none in this release", "leave them out")
     if spec.autoscaling.enabled:

@@ -34,8 +34,10 @@ def events_of(raw: Json, status: Json, now: str) -> list[Json]:
 
 
 def _event(raw: Json, condition: Json, now: str) -> Json:
+    """The same content has the same name; another message of the same second has another."""
     metadata = raw["metadata"]
-    name = f"{metadata['name']}.{digest([metadata['uid'], condition['reason'], now], 16)}"
+    content = [metadata["uid"], condition["reason"], condition["message"], now]
+    name = f"{metadata['name']}.{digest(content, 16)}"
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -1,6 +1,7 @@
 """The Pods of workers and gateways: what runs, with which rights, probes and mounts. Pure.
 
-Every Pod passes Pod Security "restricted"; only a worker that asks for an RDMA device may also lock memory for it.
+Every Pod passes Pod Security "restricted", but for a worker that asks for an RDMA device: only such a worker is root,
+with one capability, to lock memory.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def worker_template(model: Model, role: Role, pool: PoolSpec, revision: str, set
         *_volumes(names.worker_name(name, role, revision), names.secret_name(name)),
         *([source.volume] if source.volume else []),
     ]
-    if model.spec.kv.transport in ("ucx", "ucx/shm"):
+    if model.spec.kv.transport == "ucx":
         container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     if any(resource.startswith(RDMA_PREFIX) for resource in pool.resources.limits):
-        container["securityContext"]["capabilities"]["add"] = ["IPC_LOCK"]
+        container["securityContext"] = _locking_memory()
     labels = {**pool.labels, **names.worker_pod_labels(name, role, revision)}
     spec: Json = {
         **_pod(settings, model),
@@ -136,6 +137,16 @@ def _restricted() -> Json:
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def _locking_memory() -> Json:
+    """Of root, for a process of any other user starts without the capability: Kubernetes gives no ambient ones."""
+    return {
+        **_restricted(),
+        "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+        "runAsNonRoot": False,
+        "runAsUser": 0,
     }
 
 

@@ -84,6 +84,9 @@ def gateway_settings(model: Model) -> GatewaySettings:
         index_keys=routing.index_keys,
         max_in_flight=routing.max_in_flight,
         max_queued=routing.max_queued,
+        max_connections=routing.max_connections,
+        max_connections_per_address=routing.max_connections_per_address,
+        processes=routing.processes,
     )
 
 

@@ -93,6 +93,9 @@ def test_explain_says_how_it_is_and_ends_with_1_until_it_is_ready(
     assert run("explain", "model", "demo", "--json") == 1
     data = json.loads(capsys.readouterr().out)
     assert data["next_steps"][-1] == "kubectl -n ns describe pod d-x"
+    api.put(MODELS, model(observedGeneration=-1))
+    assert run("explain", "model", "demo") == 1
+    assert "the operator has not seen this generation" in capsys.readouterr().out
 
 
 def test_what_cannot_be_had_is_an_error_that_says_what_to_do(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,9 +42,15 @@ def need(helm: str) -> str:
     return found
 
 
-def render(*arguments: str, helm: str = "helm", values: tuple[str, ...] = ()) -> list[Any]:
+def render(
+    *arguments: str,
+    helm: str = "helm",
+    values: tuple[str, ...] = (),
+    release: str = "baton",
+    namespace: str = "baton-system",
+) -> list[Any]:
     files = [f"--values={chart.CHART / name}" for name in values]
-    command = [need(helm), "template", "baton", str(chart.CHART), "--namespace=baton-system", "--kube-version=1.36.0"]
+    command = [need(helm), "template", release, str(chart.CHART), f"--namespace={namespace}", "--kube-version=1.36.0"]
     ended = subprocess.run([*command, *files, *arguments], check=False, text=True, capture_output=True)
     if ended.returncode:
         raise ValueError(ended.stderr)
@@ -76,6 +82,45 @@ def test_every_manifest_is_valid(values: tuple[str, ...], extra: str | None) -> 
     for document in documents:
         if document["apiVersion"].partition("/")[0] not in ("monitoring.coreos.com",):
             kubernetes_validate.validate(document, VALIDATED_AGAINST, strict=True)
+
+
+@pytest.mark.parametrize("scope", ["cluster", "namespaced"])
+def test_names_that_look_like_numbers_are_texts(scope: str) -> None:
+    given = {"watchNamespaces": ["123", "1e3"], "serviceAccount.name": "7", "images.pullSecrets": ["8"]}
+    texts = [f"--set-json={name}={json.dumps(value)}" for name, value in given.items()]
+    monitor = "--api-versions=monitoring.coreos.com/v1/ServiceMonitor"
+    options = (f"--set=scope={scope},replicas=2,networkPolicy.create=true", "--set-string=priorityClassName=9", monitor)
+    documents = render(*texts, *options, release="1", namespace="123")
+    for document in documents:
+        metadata = document["metadata"]
+        assert isinstance(metadata["name"], str) and isinstance(metadata.get("namespace", ""), str), document["kind"]
+        if document["kind"] != "ServiceMonitor":
+            kubernetes_validate.validate(document, VALIDATED_AGAINST, strict=True)
+    (pod,) = (one["spec"]["template"]["spec"] for one in documents if one["kind"] == "Deployment")
+    assert (pod["priorityClassName"], pod["serviceAccountName"]) == ("9", "7")
+    assert pod["imagePullSecrets"] == [{"name": "8"}]
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [("my-baton", "my-baton"), ("1", "baton-1"), ("a.b", "a-b-baton")],
+)
+def test_a_release_of_any_name_has_a_service(release: str, name: str) -> None:
+    """A Service's name is an RFC 1035 label; a release's need not be."""
+    (service,) = (one for one in render(release=release) if one["kind"] == "Service")
+    assert service["metadata"]["name"] == f"{name}-operator"
+
+
+def test_labels_and_annotations_of_ours_win() -> None:
+    """And no key stands twice, which YAML readers take differently."""
+    label, annotation = "app\\.kubernetes\\.io/component=mine", "checksum/settings=mine"
+    labels = f"--set=podLabels.{label},podLabels.team=a,dashboards.labels.{label}"
+    documents = render(labels, f"--set=podAnnotations.{annotation},podAnnotations.b=c")
+    (pod,) = (one["spec"]["template"]["metadata"] for one in documents if one["kind"] == "Deployment")
+    (dashboard,) = (one["metadata"] for one in documents if one["metadata"]["name"] == "baton-dashboards")
+    assert (pod["labels"]["app.kubernetes.io/component"], pod["labels"]["team"]) == ("operator", "a")
+    assert dashboard["labels"]["app.kubernetes.io/component"] == "operator"
+    assert len(pod["annotations"]["checksum/settings"]) == 64 and pod["annotations"]["b"] == "c"
 
 
 @pytest.mark.parametrize("values", PROFILES, ids=str)
@@ -121,6 +166,8 @@ def test_no_role_is_wider_than_it_says() -> None:
         ("watchNamespaces={Upper}", "watchNamespaces"),
         ("crds.create=true", "create"),
         ("podLabels.a=1", "podLabels"),
+        ("settings=null", "missing property 'settings'"),
+        ("images=null", "missing property 'images'"),
     ],
 )
 def test_values_outside_the_schema_are_refused_by_name(helm: str, given: str, named: str) -> None:
@@ -128,13 +175,40 @@ def test_values_outside_the_schema_are_refused_by_name(helm: str, given: str, na
         render(f"--set={given}", helm=helm)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("settings.port=1", r"settings\.port is set by the chart"),
+        ("settings.leader.lease_name=x", r"settings\.leader\.lease_name is set by the chart"),
+        ("settings.leader.enabled=false,replicas=2", "use replicas 1"),
+    ],
+)
+def test_settings_that_the_chart_relies_on_are_refused_by_name(given: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        render(f"--set={given}")
+
+
+def test_what_the_chart_sets_is_what_it_refuses() -> None:
+    texts = [one["data"]["settings.json"] for one in render() if "settings.json" in one.get("data", {})]
+    helpers = (chart.CHART / "templates/_helpers.tpl").read_text()
+    fixed = re.search(r'define "baton.fixed" -}}\n(.*?)\{\{- end', helpers, re.DOTALL)
+    assert fixed and json.loads(texts[0]).keys() - {"leader"} <= yaml.safe_load(fixed[1]).keys()
+    assert yaml.safe_load(fixed[1]).keys() <= OperatorSettings.__dataclass_fields__.keys()
+
+
+def test_without_a_leader_the_old_operator_ends_before_the_new_one_starts() -> None:
+    for given, strategy in (("replicas=2", None), ("settings.leader.enabled=false", {"type": "Recreate"})):
+        (spec,) = (one["spec"] for one in render(f"--set={given}") if one["kind"] == "Deployment")
+        assert spec.get("strategy") == strategy
+
+
 def test_every_value_has_a_rule_and_every_rule_a_value() -> None:
     values = yaml.safe_load((chart.CHART / "values.yaml").read_text())
     schema = json.loads((chart.CHART / "values.schema.json").read_text())
-    assert set(schema["properties"]) - {"global"} == set(values)
+    assert set(schema["properties"]) - {"global"} == set(values) == set(schema["required"])
     for name, rule in schema["properties"].items():
         if "properties" in rule:
-            assert set(rule["properties"]) == set(values[name]), name
+            assert set(rule["properties"]) == set(values[name]) == set(rule["required"]), name
     assert len(list(chart.described(values, schema, schema))) > 30
 
 

@@ -111,6 +111,8 @@ def test_a_worker_gets_what_the_model_says(spec: dict[str, Any], path: tuple[str
         ({"routing": {"maxInFlight": 5}}, "max_in_flight", 5),
         ({"routing": {"maxQueued": 5}}, "max_queued", 5),
         ({"routing": {"processes": 2}}, "processes", 2),
+        ({"routing": {"maxConnections": 5}}, "max_connections", 5),
+        ({"routing": {"maxConnectionsPerAddress": 5}}, "max_connections_per_address", 5),
     ],
 )
 def test_the_gateway_gets_what_the_model_says(spec: dict[str, Any], field: str, value: Any) -> None:

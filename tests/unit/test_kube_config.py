@@ -58,6 +58,15 @@ def test_of_several_files_the_first_to_say_something_wins(tmp_path: Path) -> Non
     assert find_access(Chosen("a"), {"KUBECONFIG": both}).namespace == "a-ns"
 
 
+def test_files_that_do_not_exist_say_nothing(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    paths = (tmp_path / "none", empty, write(tmp_path / "a", config()), tmp_path / "neither")
+    assert find_access(Chosen(), {"KUBECONFIG": os.pathsep.join(map(str, paths))}).host == "a.example"
+    with pytest.raises(SettingError, match="names no file that exists"):
+        find_access(Chosen(), {"KUBECONFIG": f"{paths[0]}{os.pathsep}{paths[3]}", "HOME": str(tmp_path)})
+
+
 def test_without_the_variable_it_is_the_home_directorys(tmp_path: Path) -> None:
     write(tmp_path / ".kube" / "config", config())
     assert find_access(Chosen(), {"HOME": str(tmp_path)}).host == "a.example"
@@ -119,6 +128,11 @@ def test_certificates_may_be_files_or_data(tmp_path: Path) -> None:
         (config(server="nowhere"), None, r"server: 'nowhere' is no URL"),
         (config(**{"proxy-url": "http://p"}), None, "proxy-url: 'http://p' is not supported"),
         (config({"username": "u"}), None, "a login that Kubernetes has removed"),
+        (config({"as": "admin", "token": "t"}), None, r"users\[a-user\]\.as: 'admin' asks for impersonation"),
+        (config({"as-groups": ["g"], "token": "t"}), None, r"users\[a-user\]\.as-groups: .* impersonation"),
+        (config({"as-uid": "7"}), None, r"users\[a-user\]\.as-uid"),
+        (config({"as-user-extra": {"a": ["b"]}}), None, r"users\[a-user\]\.as-user-extra"),
+        ({**config(), "users": []}, None, "'a-user' is named as user, and is in no kubeconfig"),
         (config({"exec": {"command": "/no/such"}}), None, "exec: '/no/such' gave no token"),
         (config(server="https://x", **{"certificate-authority": "no"}), None, r"-authority\) cannot be read"),
         (config(server="https://x", **{"certificate-authority-data": "%"}), None, "is not base64"),
@@ -139,7 +153,9 @@ def test_a_plugin_that_fails_says_why_and_how_to_mend_it(tmp_path: Path) -> None
 def test_no_cluster_at_all(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"KUBECONFIG: null names nothing and .*config does not exist; point"):
         find_access(Chosen(), {"HOME": str(tmp_path)})
-    with pytest.raises(SettingError, match="cannot be read"):
+    with pytest.raises(SettingError, match="names no file that exists"):
         find_access(Chosen(), {"KUBECONFIG": str(tmp_path / "none")})
+    with pytest.raises(SettingError, match="cannot be read"):
+        find_access(Chosen(), {"KUBECONFIG": str(tmp_path)})
     with pytest.raises(SettingError, match="service_account_dir"):
         find_access(Chosen(), {"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.96.0.1"})

@@ -92,6 +92,7 @@ SPECS: list[tuple[dict[str, Any], str, str]] = [
     ({"decode": {"resources": {"limits": {"cpu": 1.5}}}}, "spec.decode.resources.limits.cpu", "give a int or str"),
     ({"mode": "aggregated", "prefill": {"replicas": 1}}, "spec.prefill.replicas", "does not fit mode aggregated"),
     ({"routing": {"keys": "text"}}, "spec.routing.keys", "does not fit mode auto"),
+    ({"routing": {"processes": 3, "maxInFlight": 2}}, "spec.routing.processes", "is above maxInFlight 2"),
     ({"mode": "disaggregated", "prefill": {"replicas": 0}}, "spec.prefill.replicas", "use 1 or more"),
     ({"kv": {"transport": "rdma"}}, "spec.kv.transport", "use one of ucx, ucx/tcp, ucx/shm, tcp"),
     ({"kv": {"blockTokens": 0}}, "spec.kv.blockTokens", "is below 1"),

@@ -67,14 +67,41 @@ def test_every_pod_is_restricted_and_without_a_token_unless_it_asks_the_api() ->
     assert [one["spec"]["automountServiceAccountToken"] for one in (prefill, decode, gateway)] == [False, False, True]
 
 
-def test_only_a_worker_with_an_rdma_device_may_lock_memory() -> None:
-    found = wanted(decode={"resources": {"limits": {"rdma/hca": 1, "nvidia.com/gpu": 1}}})
-    assert container(template(found, Role.DECODE))["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
-    assert "add" not in container(template(found, Role.PREFILL))["securityContext"]["capabilities"]
-    assert container(template(found, Role.DECODE))["resources"] == {
+def test_only_a_worker_with_an_rdma_device_is_root_and_may_lock_memory() -> None:
+    found = wanted(source="hf://o/n", decode={"resources": {"limits": {"rdma/hca": 1, "nvidia.com/gpu": 1}}})
+    decode = template(found, Role.DECODE)
+    assert container(decode)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+    }
+    assert container(decode)["resources"] == {
         "requests": {"cpu": "100m", "memory": "256Mi"},
         "limits": {"rdma/hca": "1", "nvidia.com/gpu": "1"},
     }
+    others = [*decode["spec"]["initContainers"], *(container(one) for one in pods(found) if one is not decode)]
+    assert len(others) == 3
+    assert not [one for one in others if "add" in one["securityContext"]["capabilities"]]
+    assert not [one for one in others if "runAsUser" in one["securityContext"]]
+
+
+def test_root_without_a_right_over_others_files_reads_its_volumes() -> None:
+    """Root without CAP_DAC_OVERRIDE is held to modes: Secrets are root's, of the Pod's group, mode 0440."""
+    decode = template(wanted(decode={"resources": {"limits": {"rdma/hca": 1}}}), Role.DECODE)["spec"]
+    assert decode["securityContext"]["fsGroup"] == decode["securityContext"]["runAsGroup"] == 65532
+    assert {one["name"]: one.get("secret", {}).get("defaultMode") for one in decode["volumes"]} == {
+        "settings": None,
+        "secret": 0o440,
+        "tmp": None,
+        "shm": None,
+    }
+
+
+def test_only_ucx_needs_shared_memory() -> None:
+    volumes = [one["name"] for one in template(wanted(kv={"transport": "ucx/tcp"}), Role.DECODE)["spec"]["volumes"]]
+    assert "shm" not in volumes and "tmp" in volumes
 
 
 def test_a_pod_has_requests_where_its_pool_says_nothing_of_the_kind() -> None:
@@ -230,6 +257,8 @@ def test_what_a_worker_depends_on_is_a_new_revision(spec: dict[str, Any]) -> Non
         ({"engine": {"type": "vllm"}}, "spec.engine.type"),
         ({"engine": {"args": ["--x"]}}, "spec.engine.args"),
         ({"kv": {"dtype": "bfloat16"}}, "spec.kv.dtype"),
+        ({"kv": {"transport": "cma"}}, "spec.kv.transport"),
+        ({"kv": {"transport": "ucx/shm"}}, "spec.kv.transport"),
         ({"kv": {"tiers": [{"name": "host", "bytes": 1}]}}, "spec.kv.tiers"),
         ({"autoscaling": {"enabled": True}, "slo": {"ttft": {"targetMs": 1}}}, "spec.autoscaling.enabled"),
         ({"decode": {"parallelism": {"tensor": 8}}}, "spec.decode.parallelism"),

@@ -392,6 +392,17 @@ def test_an_event_is_told_once_for_what_is_new() -> None:
     assert [event["type"] for event in events_of(raw_model(status), stalled, NOW)] == ["Warning"]
 
 
+def test_an_events_name_is_that_of_its_content() -> None:
+    """Two of one name are a 409, and the second is lost."""
+
+    def name(message: str, now: str = NOW) -> str:
+        (event,) = events_of(raw_model(), stalled_status(raw_model(), Reason.NOT_SUPPORTED, message, now), now)
+        return str(event["metadata"]["name"])
+
+    assert name("one") == name("one")
+    assert len({name("one"), name("two"), name("one", "2026-11-25T10:00:01Z")}) == 3
+
+
 @pytest.mark.parametrize(
     ("status", "trouble", "words"),
     [

@@ -61,6 +61,17 @@ def test_a_cluster_that_is_well_has_only_ok_lines() -> None:
 
 
 @pytest.mark.parametrize(
+    ("addresses", "supported"),
+    [((), True), (("10.0.0.1",), True), (("10.0.0.1", "fd00::1"), True), (("fd00::1",), False)],
+)
+def test_a_cluster_without_ipv4_is_a_failed_line(addresses: tuple[str, ...], supported: bool) -> None:
+    one = node()
+    one["status"]["addresses"] = [{"type": "Hostname", "address": "n"}]
+    one["status"]["addresses"] += [{"type": "InternalIP", "address": address} for address in addresses]
+    assert [line.level for line in said(replace(WELL, nodes=(one,)), "addresses")] == ([] if supported else ["fail"])
+
+
+@pytest.mark.parametrize(
     ("changes", "what", "level", "found", "fix"),
     [
         ({"version": "v1.27.4"}, "server", "fail", "v1.27.4", "use Kubernetes 1.30 or newer"),

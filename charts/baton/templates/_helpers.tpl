@@ -1,5 +1,8 @@
+{{/* Also a Service's: without dots, and from a letter on. */}}
 {{- define "baton.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end -}}
+{{- $release := .Release.Name | replace "." "-" }}
+{{- if regexMatch "^[0-9]" $release }}{{ .Chart.Name }}-{{ $release }}
+{{- else if contains .Chart.Name $release }}{{ $release }}{{ else }}{{ $release }}-{{ .Chart.Name }}{{ end -}}
 {{- end -}}
 
 {{- define "baton.operator" -}}
@@ -8,7 +11,7 @@
 
 {{- define "baton.selector" -}}
 app.kubernetes.io/name: baton
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
@@ -36,8 +39,36 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- else }}{{ .Values.watchNamespaces | default (list .Release.Namespace) | uniq | toJson }}{{ end -}}
 {{- end -}}
 
-{{/* The operator's settings file: what the chart knows, then `settings` over it. */}}
+{{/* Ours win: from (list OURS GIVEN), OURS as YAML. */}}
+{{- define "baton.merged" -}}
+{{ mustMerge (index . 0 | fromYaml) (deepCopy (index . 1)) | toYaml }}
+{{- end -}}
+
+{{/* Settings that other parts of the chart rely on, and what says them. */}}
+{{- define "baton.fixed" -}}
+prefill_image: images.prefill
+decode_image: images.decode
+gateway_image: images.gateway
+image_pull_policy: images.pullPolicy
+image_pull_secrets: images.pullSecrets
+namespace: the release's namespace
+watch_namespaces: watchNamespaces
+host: the chart (probes and Service need it)
+port: the chart (probes and Service need it)
+service_account_dir: the chart
+{{- end -}}
+
+{{/* The operator's settings file: what the chart knows, and `settings` beside it. */}}
 {{- define "baton.settings" -}}
+{{- range $name, $by := include "baton.fixed" . | fromYaml }}
+{{- if hasKey $.Values.settings $name }}{{ fail (printf "settings.%s is set by %s: leave it out" $name $by) }}{{ end }}
+{{- end }}
+{{- $leader := .Values.settings.leader | default dict }}
+{{- if not (kindIs "map" $leader) }}{{ fail "settings.leader is not a mapping: write it as `field: value` pairs" }}{{ end }}
+{{- if hasKey $leader "lease_name" }}{{ fail "settings.leader.lease_name is set by the chart (rights are for that name): leave it out" }}{{ end }}
+{{- if and (eq (toString $leader.enabled) "false") (gt (int .Values.replicas) 1) }}
+{{- fail "settings.leader.enabled false lets every replica work at once: use replicas 1, or leave it out" }}
+{{- end }}
 {{- $given := dict
   "prefill_image" (include "baton.image" (dict "root" . "image" .Values.images.prefill))
   "decode_image" (include "baton.image" (dict "root" . "image" .Values.images.decode))
