@@ -24,10 +24,11 @@ PROGRESS = (Reason.SCALING.value, Reason.ROLLING_OUT.value)
 
 
 def is_urgent(raw: Json, status: Json) -> bool:
-    """`raw` has the status before. At rest, or a condition that people wait for or are woken by has turned."""
+    """`raw` has the status before. Come to rest, or a condition that people wait for or are woken by has turned. Mere
+    numbers are not: the last old Pods still go when all is as wanted."""
     after = {"status": status}
     if not condition_of(after, "Reconciling"):
-        return True
+        return status.get("conditions") != (raw.get("status") or {}).get("conditions")
     ready = condition_of(after, "Ready")
     alarms = [kind for kind in ALARMS if kind != "Ready" or ready.get("reason") not in PROGRESS]
     return any(_is_true(raw, kind) != _is_true(after, kind) for kind in alarms)

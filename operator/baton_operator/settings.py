@@ -46,7 +46,7 @@ class OperatorSettings:
     )
     leader: LeaderSettings = setting(description="leader election", factory=LeaderSettings)
     workers: int = setting(
-        16, "Models reconciled at once; most of them wait for an answer of the API server", low=1, high=256
+        32, "Models reconciled at once; most of them wait for an answer of the API server", low=1, high=256
     )
     settle_s: float = setting(0.05, "changes within so long are looked at together", low=0, high=10)
     progress_s: float = setting(

@@ -31,6 +31,7 @@ MOVING = status(Ready=True, Degraded=False, Reconciling=True)
         (MOVING, status(Ready=True, Degraded=True, Reconciling=True), True),
         (MOVING, status(Ready=True, Degraded=False, Reconciling=True, Stalled=True), True),
         (MOVING, {**MOVING, "prefill": {"ready": 2}}, False),
+        (status(Ready=True), {**status(Ready=True), "replicas": 2}, False),
     ],
 )
 def test_rest_and_turns_are_told_at_once(before: Json, after: Json, urgent: bool) -> None:
