@@ -84,6 +84,13 @@ GIVEN_UP = Excuse(
 )
 
 
+GIVEN_UP_AFTER = Excuse(
+    "nothing while it is away; when it is back after more than 50 s, the controller manager may take the only node for "
+    "dead until it has heard of it again: then new connections are refused",
+    at_a_node_given_up,
+)
+
+
 @dataclass(frozen=True)
 class Fault:
     """Without an excuse no request may fail."""
@@ -182,7 +189,7 @@ FAULTS = (
         Fault(f"{who} Pod deleted with grace 0", delete(who), of_a_gateway(who, DEAD))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
-    Fault("API server stopped, 60 s", stop("apiserver", 60)),
+    Fault("API server stopped, 60 s", stop("apiserver", 60), GIVEN_UP_AFTER),
     Fault("kubelet stopped, 60 s", stop("kubelet", 60), GIVEN_UP),
     Fault("DNS stopped, 20 s", stop("dns", 20)),
     Fault("every Pod evicted, one by one", evict_all),
