@@ -16,6 +16,7 @@ from .release import Deployed, eventually
 
 Pod = Any
 NODE_GRACE_S = 30.0
+OUTAGE_S = 60.0
 """node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 10 s old when it stops."""
 GATEWAY_GONE_S = 5.0
 """Until readiness and kube-proxy have taken a dead gateway out of the Service."""
@@ -84,10 +85,15 @@ GIVEN_UP = Excuse(
 )
 
 
+def after_an_outage(seen: Seen, at_s: float) -> bool:
+    """Never connected, and only once the API server was back."""
+    return seen.status == 0 and seen.began_s > at_s + OUTAGE_S
+
+
 GIVEN_UP_AFTER = Excuse(
     "nothing while it is away; when it is back after more than 50 s, the controller manager may take the only node for "
     "dead until it has heard of it again: then new connections are refused",
-    at_a_node_given_up,
+    after_an_outage,
 )
 
 
@@ -189,7 +195,7 @@ FAULTS = (
         Fault(f"{who} Pod deleted with grace 0", delete(who), of_a_gateway(who, DEAD))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
-    Fault("API server stopped, 60 s", stop("apiserver", 60), GIVEN_UP_AFTER),
+    Fault(f"API server stopped, {OUTAGE_S:.0f} s", stop("apiserver", OUTAGE_S), GIVEN_UP_AFTER),
     Fault("kubelet stopped, 60 s", stop("kubelet", 60), GIVEN_UP),
     Fault("DNS stopped, 20 s", stop("dns", 20)),
     Fault("every Pod evicted, one by one", evict_all),
