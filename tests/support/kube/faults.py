@@ -15,8 +15,8 @@ from .load import Seen
 from .release import Deployed, eventually
 
 Pod = Any
-NODE_GRACE_S = 30.0
 OUTAGE_S = 60.0
+NODE_GRACE_S = 30.0
 """node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 10 s old when it stops."""
 GATEWAY_GONE_S = 5.0
 """Until readiness and kube-proxy have taken a dead gateway out of the Service."""
