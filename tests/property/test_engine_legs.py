@@ -230,5 +230,5 @@ def replayed(bench: Bench) -> set[bytes]:
     return keys
 
 
-Engines.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+Engines.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestEngines = Engines.TestCase

@@ -173,7 +173,7 @@ def expressible(value: Any) -> bool:
     return True
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from(NAMED), VALUES | st.lists(MESSAGES, max_size=2))
 @example(("chat", "messages"), [{"role": "assistant"}])
 @example(("chat", "messages"), [{"role": "user", "content": [{"type": "text", "text": "x", "more": 1}]}])
