@@ -15,9 +15,6 @@ from .load import Seen
 from .release import Deployed, eventually
 
 Pod = Any
-OUTAGE_S = 60.0
-NODE_GRACE_S = 30.0
-"""node-monitor-grace-period is 50 s by now and was 40 s; a kubelet's last word may be 10 s old when it stops."""
 GATEWAY_GONE_S = 5.0
 """Until readiness and kube-proxy have taken a dead gateway out of the Service."""
 
@@ -68,35 +65,11 @@ def at_a_gateway(seen: Seen, at_s: float) -> bool:
     return seen.began_s < at_s + GATEWAY_GONE_S and seen.began_s + seen.took_s >= at_s
 
 
-def at_a_node_given_up(seen: Seen, at_s: float) -> bool:
-    """Never connected, and so late that the node was no longer Ready."""
-    return seen.status == 0 and seen.began_s > at_s + NODE_GRACE_S
-
-
 DEAD = Excuse(
     "connections of clients end in that process: those under way break, new ones are refused until it is left out",
     at_a_gateway,
 )
 STOPPED = Excuse("connections of clients end in that process: they wait as long as it is stopped", at_a_gateway)
-GIVEN_UP = Excuse(
-    "50 s after a node's last word Kubernetes takes its Pods out of every Service, and here it is the only node: "
-    "new connections are refused until it is back, those under way go on",
-    at_a_node_given_up,
-)
-
-
-def after_an_outage(seen: Seen, at_s: float) -> bool:
-    """Never connected, and only once the API server was back."""
-    return seen.status == 0 and seen.began_s > at_s + OUTAGE_S
-
-
-GIVEN_UP_AFTER = Excuse(
-    "nothing while it is away; when it is back after more than 50 s, the controller manager may take the only node for "
-    "dead until it has heard of it again: then new connections are refused",
-    after_an_outage,
-)
-
-
 @dataclass(frozen=True)
 class Fault:
     """Without an excuse no request may fail."""
@@ -195,8 +168,8 @@ FAULTS = (
         Fault(f"{who} Pod deleted with grace 0", delete(who), of_a_gateway(who, DEAD))
         for who in ("prefill", "decode", "gateway", "operator")
     ),
-    Fault(f"API server stopped, {OUTAGE_S:.0f} s", stop("apiserver", OUTAGE_S), GIVEN_UP_AFTER),
-    Fault("kubelet stopped, 60 s", stop("kubelet", 60), GIVEN_UP),
+    Fault("API server stopped, 60 s", stop("apiserver", 60)),
+    Fault("kubelet stopped, 60 s", stop("kubelet", 60)),
     Fault("DNS stopped, 20 s", stop("dns", 20)),
     Fault("every Pod evicted, one by one", evict_all),
 )

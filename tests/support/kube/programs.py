@@ -9,6 +9,9 @@ from .node_files import BRIDGE, SERVICES
 
 CONTROL_PLANE = ("etcd", "apiserver", "controllers", "scheduler")
 NODE_PROGRAMS = ("containerd", "kubelet", "proxy", "dns")
+NODE_GRACE_S = 150
+"""50 by default: an API server that is away for longer may cost every Service its endpoints when it is back, until the
+controller manager has heard of the node again. A cluster that shall survive 60 s of that waits longer."""
 API_QPS = 500  # what controllers and scheduler may ask per second; a stock cluster gives them 20 and 50
 
 
@@ -70,6 +73,7 @@ def _controllers(ports: Ports) -> list[str]:
         *("--cluster-signing-cert-file=ca.crt", "--cluster-signing-key-file=ca.key", "--leader-elect=false"),
         *("--bind-address=127.0.0.1", f"--secure-port={ports.controllers}"),
         *(f"--kube-api-qps={API_QPS}", f"--kube-api-burst={2 * API_QPS}"),
+        f"--node-monitor-grace-period={NODE_GRACE_S}s",
     ]
 
 
