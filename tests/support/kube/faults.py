@@ -70,6 +70,8 @@ DEAD = Excuse(
     at_a_gateway,
 )
 STOPPED = Excuse("connections of clients end in that process: they wait as long as it is stopped", at_a_gateway)
+
+
 @dataclass(frozen=True)
 class Fault:
     """Without an excuse no request may fail."""
