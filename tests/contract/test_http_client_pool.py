@@ -14,6 +14,12 @@ from support.http_peers import OK, Recorder, answering, our_server, peer, read_r
 from support.wire import echo, on_both_loops, until
 
 
+async def closes_at_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(OK)
+    await read_request(reader)
+
+
 @on_both_loops
 async def test_connections_are_reused_the_last_one_first() -> None:
     async with our_server(echo) as (url, client):
@@ -26,11 +32,6 @@ async def test_connections_are_reused_the_last_one_first() -> None:
 
 @on_both_loops
 async def test_a_request_is_repeated_once_when_its_idle_connection_closes_under_it() -> None:
-    async def closes_at_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(OK)
-        await read_request(reader)
-
     async with peer(closes_at_the_second, answering(OK)) as (scripted, client):
         for _ in range(2):
             assert (await client.request("POST", scripted.url, timeout_s=5)).body == b"hi"
@@ -49,11 +50,6 @@ async def test_a_request_is_repeated_once_when_its_idle_connection_closes_under_
 
 @on_both_loops
 async def test_a_repeated_request_is_not_repeated_again_on_another_reused_connection() -> None:
-    async def closes_at_the_second(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(OK)
-        await read_request(reader)
-
     limits = ClientLimits(max_connections_per_peer=1)
     async with peer(closes_at_the_second, limits=limits) as (scripted, client):
         await client.request("GET", scripted.url, timeout_s=5)
