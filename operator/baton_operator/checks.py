@@ -34,7 +34,7 @@ class View:
 
     def ready(self, role: Role) -> int:
         counts = self.plan.counts[role]
-        return counts.new_ready + sum(min(old.ready, old.asked) for old in counts.old)
+        return counts.new_ready + sum(old.serving for old in counts.old)
 
     @property
     def gateway(self) -> tuple[int, int]:

@@ -181,7 +181,7 @@ def _workers(wanted: Desired, snapshot: Snapshot, step: Step, compared: Compared
 
 
 def _resize(name: str, size: int, revision: str) -> Action:
-    """A merge patch: to apply the whole object costs the API server several times as much."""
+    """A merge patch: the whole template need not be sent, and compared, again."""
     return Action("merge", kinds.DEPLOYMENT, name, f"size: {size} of {revision}", {"spec": {"replicas": size}})
 
 
