@@ -15,7 +15,6 @@ ALONE = (
     "tests/integration/test_faults",
     "tests/integration/test_gateway_faults.py",
     "tests/integration/test_gateway_resume.py",
-    "tests/integration/test_killed.py",
     "tests/integration/test_kv_peer_death.py",
     "tests/integration/test_kv_transfer.py",
     "tests/integration/test_overlap.py",

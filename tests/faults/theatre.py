@@ -207,25 +207,13 @@ class Theatre:
         return name, self.stack.workers[name]
 
     def _restart(self, marks: dict[str, float]) -> None:
-        """On the old ports, so that the fleet file stays and the epoch is what tells them apart."""
+        """On the old ports: the epoch is what tells them apart."""
         for name in self._down:
-            old = self.stack.workers[name].ready
-            ports = {"port": old["port"], "control_port": old["control_port"]}
-            self.stack.start_worker(old["role"], name, **ports, **dict(self.story.worker))
+            self.stack.restart_worker(name, **dict(self.story.worker))
             marks["restart"] = time.monotonic()
         if self._down:
-            self._routable()
+            self.stack.wait_routable()
         self._down.clear()
-
-    def _routable(self, timeout_s: float = 10.0) -> None:
-        """Until the gateway knows every worker as ready."""
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s:
-            ready = self.stack.metric("gateway", "baton_gateway_workers", 'state="ready"')
-            if ready == len(self.stack.workers):
-                return
-            time.sleep(0.05)
-        raise AssertionError("the gateway does not take the restarted worker in")
 
     def _quiet(self) -> float | None:
         end_s = time.monotonic() + QUIET_S

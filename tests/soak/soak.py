@@ -158,11 +158,12 @@ class Soak:
 
     def _restart(self, name: str) -> None:
         """On its old ports; meanwhile another process may have taken one of them: then on new ones."""
-        old = self._stack.workers[name].ready
-        ports = {key: old[key] for key in ("port", "control_port")}
         for attempt in range(RESTARTS):
             try:
-                self._stack.start_worker(old["role"], name, **(ports if attempt == 0 else {}))
+                if attempt == 0:
+                    self._stack.restart_worker(name)
+                else:
+                    self._stack.start_worker(self._stack.workers[name].ready["role"], name)
                 return
             except AssertionError:
                 if attempt == RESTARTS - 1:

@@ -103,6 +103,19 @@ class Stack:
                 time.sleep(0.05)
         raise AssertionError("the gateway did not get ready")
 
+    def restart_worker(self, name: str, **changes: Any) -> Child:
+        """Starts a worker that has ended again, on its old ports, so that the fleet file stays as it is."""
+        old = self.workers[name].ready
+        ports = {"port": old["port"], "control_port": old["control_port"]}
+        return self.start_worker(old["role"], name, **ports, **changes)
+
+    def wait_routable(self, timeout_s: float = 10.0) -> None:
+        """Until the gateway knows every worker as ready."""
+        end_s = time.monotonic() + timeout_s
+        while self.metric("gateway", "baton_gateway_workers", 'state="ready"') != len(self.workers):
+            assert time.monotonic() < end_s, "the gateway does not take the restarted worker in"
+            time.sleep(0.05)
+
     def info(self, name: str) -> WorkerInfo:
         key = derive_key(self.processes.secret, "worker-http").hex()
         request = urllib.request.Request(
