@@ -17,9 +17,11 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def model_row(model: Json) -> dict[str, Any]:
-    """What `baton status` says of one Model."""
+    """What `baton status` says of one Model. Ready is that of the Model as it is now, not of what it was before an edit."""
     status = model.get("status") or {}
-    ready: Json = next((one for one in status.get("conditions") or [] if one["type"] == "Ready"), {})
+    seen = status.get("observedGeneration") == model["metadata"].get("generation")
+    conditions = (status.get("conditions") or []) if seen else []
+    ready: Json = next((one for one in conditions if one["type"] == "Ready"), {})
     return {
         "name": model["metadata"]["name"],
         "ready": ready.get("status", "Unknown"),

@@ -8,6 +8,7 @@ import pytest
 
 from baton_api.crd_status import Reason
 from baton_cli.cluster import Seen
+from baton_cli.cluster_view import model_row
 from baton_cli.explain import NEXT, explain, pod_trouble
 
 Json = dict[str, Any]
@@ -110,3 +111,9 @@ def test_the_last_warnings_are_told_oldest_first() -> None:
     events = (event(11), *(event(number) for number in range(10)), event(99, "Normal"))
     said = explain(Seen(model(), (), (), events))
     assert len(said.events) == 8 and said.events[0] == "t03 Pod/p R: m" and said.events[-1].startswith("t11")
+
+
+@pytest.mark.parametrize(("observed", "shown"), [(2, ("True", "Serving")), (1, ("Unknown", "NotObserved"))])
+def test_status_shows_no_ready_from_before_the_last_edit(observed: int, shown: tuple[str, str]) -> None:
+    row = model_row(model("Serving", "True", generation=2, observed=observed))
+    assert (row["ready"], row["reason"]) == shown
