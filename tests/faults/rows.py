@@ -154,6 +154,7 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
                 (Wait(0.5, 2.5), Break(kind), Wait(1.0, 2.0), EndLoad()),
                 (*ALWAYS, NONE_FAILED, Measure("requests moved by one fault", "requests", figures.moved, 1)),
                 ANSWERS,
+                worker={"engine": {"failure_window_s": 1.0}},  # or the rounds add up to its quarantine
                 breakable=True,
             )
             for kind, what in BREAKS.items()

@@ -41,6 +41,7 @@ from .story import (
 )
 
 QUIET_S = 20.0
+LAST_LINES = 30  # of a log
 CASES_SEED = 1  # the same cases in every run: a round is known by its own seed alone
 
 
@@ -101,6 +102,7 @@ class Theatre:
         round_.seen = crowd.seen
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
+        fallen = list(self._fallen())
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
         round_.apart_s = [self._monotonic(at) for at in self._told("does not get through") if at >= began]
         round_.again_s = [self._monotonic(at) for at in self._told("KV from", ": again") if at >= began]
@@ -110,7 +112,8 @@ class Theatre:
         round_.counted = _growth(counters, self._counters())
         round_.after_hold = _growth(round_.after_hold, self._counters()) if round_.after_hold else {}
         story = self.story
-        round_.violations = check(round_, self._reference, may_break=story.may_break, streams=story.load.streams)
+        round_.violations = fallen
+        round_.violations += check(round_, self._reference, may_break=story.may_break, streams=story.load.streams)
         return round_
 
     def _perform(self, event: object, rng: random.Random, round_: Round, crowd: Crowd) -> None:
@@ -218,10 +221,22 @@ class Theatre:
     def _quiet(self) -> float | None:
         end_s = time.monotonic() + QUIET_S
         while time.monotonic() < end_s:
-            if all(_is_quiet(self._worker(name)) for name in self.stack.workers if name not in self._down):
-                return time.monotonic()
+            up = [name for name, child in self.stack.workers.items() if child.process.poll() is None]
+            try:
+                if all(_is_quiet(self._worker(name)) for name in up):
+                    return time.monotonic()
+            except OSError:
+                pass  # ends at this moment, or hangs: then it never gets quiet
             time.sleep(0.02)
         return None
+
+    def _fallen(self) -> Iterator[str]:
+        """Workers that ended though nothing asked them to, with the last they said; they are started again."""
+        for name, child in self.stack.workers.items():
+            if child.process.poll() is not None and name not in self._down:
+                self._down.append(name)
+                last = child.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+                yield "\n    ".join((f"{name} ended by itself, exit code {child.process.returncode}; its log:", *last))
 
     def _held(self) -> dict[str, Held]:
         held = {name: self._worker(name) for name in self.stack.workers}
