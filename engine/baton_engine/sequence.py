@@ -87,9 +87,10 @@ class Sequence:
     state: State = State.WAITING
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Older first; the newest is preempted first."""
-        return (self.job.arrival, self.choice)
+    def order(self) -> tuple[bool, int, int]:
+        """Answers that a client has begun to read, on a worker that is gone, come first; then older ones. The last in
+        this order is preempted first."""
+        return (not self.job.request.emitted, self.job.arrival, self.choice)
 
     @property
     def length(self) -> int:

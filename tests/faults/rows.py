@@ -132,6 +132,7 @@ def rows(*, resume: bool) -> tuple[Story, ...]:
             (*ALWAYS, *decode_dies),
             replace(ANSWERS, hard=True),
             may_break=not resume,
+            worker={"engine": {"max_running": 128}, "kv": {"num_blocks": 4096}},  # one has room for all the choices
         ),
         Story(
             "4d",

@@ -130,6 +130,22 @@ def test_preemption_takes_the_newest_and_costs_no_token() -> None:
     bench.expect_whole()
 
 
+@pytest.mark.parametrize(("emitted", "order"), [(((5, 6),), ["a", "c", "b"]), ((), ["a", "b", "c"])])
+def test_an_answer_that_another_worker_began_goes_before_those_that_nobody_has_seen(
+    emitted: tuple[tuple[int, ...] | None, ...], order: list[str]
+) -> None:
+    bench = Bench(ToyRunner(), max_running=1)
+    bench.submit("a", PROMPT)
+    bench.step()
+    bench.submit("b", PROMPT)
+    bench.submit("c", PROMPT, emitted=emitted)
+    begun: list[str] = []
+    while bench.step():
+        begun += [name for name in "abc" if name not in begun and bench.output(name)]
+    assert begun == order
+    bench.expect_whole()
+
+
 @pytest.mark.parametrize("steps", range(4))
 @pytest.mark.parametrize("leg", list(Leg))
 def test_an_abort_at_any_time_ends_the_request_and_frees_its_blocks(leg: Leg, steps: int) -> None:
