@@ -17,7 +17,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def model_row(model: Json) -> dict[str, Any]:
-    """What `baton status` says of one Model. Ready is that of the Model as it is now, not of what it was before an edit."""
+    """What `baton status` says of one Model; no Ready from before its last edit."""
     status = model.get("status") or {}
     seen = status.get("observedGeneration") == model["metadata"].get("generation")
     conditions = (status.get("conditions") or []) if seen else []

@@ -1,9 +1,10 @@
 """Which tokens of which sequences the next step computes, and what the step's tokens mean. Pure.
 
 Continuous batching with a token budget per step: decodes first, then prompts in chunks, oldest first, then admission,
-first come, first served, but for answers that another worker began: they are as if they were the oldest. A sequence is admitted when blocks for all its tokens so far are there; when a decode finds no
-block, the newest sequence that no other worker reads is preempted and computes its tokens again later; one that is
-paused goes first. The oldest sequence that is not paused therefore always advances, and every request ends.
+first come, first served; answers that another worker began count as the oldest. A sequence is admitted when blocks for
+all its tokens so far are there; when a decode finds no block, the newest sequence that no other worker reads is
+preempted and computes its tokens again later; one that is paused goes first. The oldest sequence that is not paused
+therefore always advances, and every request ends.
 """
 
 from __future__ import annotations
