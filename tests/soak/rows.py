@@ -10,7 +10,7 @@ from .soak import Result
 from .trend import Trend, trend
 from .vitals import Vitals
 
-WARM_UP_SHARE = 0.25
+WARM_UP_SHARE = 0.1  # of the run; what fills up has filled before it (soak.WARM_S)
 SLOPE_BAR = 1.01  # faults row 47: at most 1 % an hour
 LEAKS = ("tasks", "fds", "threads")
 

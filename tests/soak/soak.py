@@ -25,9 +25,11 @@ from .visitors import Visitors
 from .vitals import Vitals, vitals
 
 SAMPLE_S = 5.0
+WARM_S = 240.0  # as many visits as can be: what fills up, fills up now
 QUIET_S = 40.0
 IDLE_S = 70.0  # after it no pooled connection is left (ClientLimits.idle_timeout_s)
 AT_ONCE = 12
+BEGIN_PER_S = 4.0
 MAX_PER_S = 25.0
 RESTARTS = 3
 MORTAL = ("decode-1", "prefill-1")
@@ -68,7 +70,7 @@ class Result:
 def fleet(plan: Plan, directory: Path) -> Iterator[Stack]:
     model = make_model(directory / "model", TinyModel("llama", max_position=2048))
     # An index that is full once the fleet is warm: one that fills for hours looks like a leak.
-    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, "index_keys": 10_000}
+    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, "index_keys": 2_000}
     with Stack.up(model, directory / "run", prefill=2, decode=2, transport=plan.transport, gateway=limits) as stack:
         yield stack
 
@@ -84,33 +86,34 @@ class Soak:
         cases = cases_of(LOAD, 1)
         right = [answer.tokens for answer in references(stack.url, cases)]
         self._visitors = Visitors(stack.url, cases, right, self._rng)
-        self._per_s = 4.0
+        self._per_s = BEGIN_PER_S
         self._began_s = 0.0
         self._ending = asyncio.Event()
         self._visits: set[asyncio.Task[None]] = set()
         self.result = Result(plan)
 
     async def run(self) -> Result:
-        await self._load(20.0, kills=False)
+        await self._load(WARM_S, share=1.5, kills=False)
         self.result.outcomes.clear()
         self.result.before = await self._idle()
         self.result.series.clear()
-        await self._load(self._plan.minutes * 60.0, kills=True)
+        await self._load(self._plan.minutes * 60.0, share=self._plan.cpu_share, kills=True)
         self.result.after = await self._idle()
         self.result.quiet = all(one.held == 0 for one in self.result.after.values())
         return self.result
 
-    async def _load(self, for_s: float, *, kills: bool) -> None:
+    async def _load(self, for_s: float, *, share: float, kills: bool) -> None:
         self._began_s, began_cpu_s = time.monotonic(), tree_cpu_s(os.getpid())
+        self._per_s = BEGIN_PER_S
         self._ending.clear()
-        beside = [self._arrivals(), self._watch()] + ([self._reaper()] if kills else [])
+        beside = [self._arrivals(), self._watch(share)] + ([self._reaper()] if kills else [])
         running = [asyncio.create_task(one) for one in beside]
         await self._pause(for_s)
         self._ending.set()
         await asyncio.gather(*running)
         await asyncio.gather(*self._visits)
         spent_s = tree_cpu_s(os.getpid()) - began_cpu_s
-        self.result.cpu_share = max(self.result.cpu_share, spent_s / (time.monotonic() - self._began_s))
+        self.result.cpu_share = spent_s / (time.monotonic() - self._began_s)
 
     async def _arrivals(self) -> None:
         """At random moments, `_per_s` of them, at most AT_ONCE under way."""
@@ -124,7 +127,7 @@ class Soak:
     async def _visit(self) -> None:
         self.result.outcomes[await self._visitors.visit()] += 1
 
-    async def _watch(self) -> None:
+    async def _watch(self, cpu_share: float) -> None:
         """Vitals of all that lives; keeps the load at its share of the CPU."""
         spent_s, at_s = tree_cpu_s(os.getpid()), time.monotonic()
         while not self._ending.is_set():
@@ -135,7 +138,7 @@ class Soak:
             now_spent_s, now_s = tree_cpu_s(os.getpid()), time.monotonic()
             share = max(0.01, (now_spent_s - spent_s) / (now_s - at_s))  # a killed process takes its time with it
             spent_s, at_s = now_spent_s, now_s
-            self._per_s = min(MAX_PER_S, max(0.5, self._per_s * min(1.2, max(0.8, self._plan.cpu_share / share))))
+            self._per_s = min(MAX_PER_S, max(0.5, self._per_s * min(1.2, max(0.8, cpu_share / share))))
 
     def _keep(self, name: str, one: Vitals) -> None:
         if self._file is not None:
