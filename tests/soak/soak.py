@@ -29,6 +29,8 @@ WARM_S = 240.0  # as many visits as can be: what fills up, fills up now
 QUIET_S = 40.0
 IDLE_S = 70.0  # after it no pooled connection is left (ClientLimits.idle_timeout_s)
 AT_ONCE = 12
+INEXCUSABLE = ("WRONG TOKENS", "SHORT ANSWER", "HUNG", "CUT OFF", "BUG", "500", "internal")
+COMPLETE_SHARE = 0.95
 BEGIN_PER_S = 4.0
 MAX_PER_S = 25.0
 RESTARTS = 3
@@ -58,12 +60,17 @@ class Result:
     outcomes: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     cpu_share: float = 0.0
-    quiet: bool = False
 
     @property
     def faults(self) -> list[str]:
-        """Outcomes that no fault excuses."""
-        return [told for told in self.outcomes if told.endswith(("WRONG TOKENS", "SHORT ANSWER", "HUNG", "BUG", "500"))]
+        """What no killed worker excuses."""
+        asked = sum(count for told, count in self.outcomes.items() if told.startswith("asks: "))
+        complete = self.outcomes["asks: complete"]
+        return [
+            *(told for told in self.outcomes if any(word in told for word in INEXCUSABLE)),
+            *(f"{name}: does not answer any more" for name in self.before if name not in self.after),
+            *([f"only {complete} of {asked} asks were complete"] if complete < COMPLETE_SHARE * asked else []),
+        ]
 
 
 @contextmanager
@@ -99,7 +106,6 @@ class Soak:
         self.result.series.clear()
         await self._load(self._plan.minutes * 60.0, share=self._plan.cpu_share, kills=True)
         self.result.after = await self._idle()
-        self.result.quiet = all(one.held == 0 for one in self.result.after.values())
         return self.result
 
     async def _load(self, for_s: float, *, share: float, kills: bool) -> None:

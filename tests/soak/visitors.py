@@ -14,6 +14,7 @@ from faults.story import Case, Seen
 from support.stack import API_KEY
 
 DEADLINE_S = 60.0
+NEVER = {"open": "HUNG", "silent": "CUT OFF"}
 Visit = Callable[["Visitors"], Awaitable[str]]
 
 
@@ -57,6 +58,8 @@ class Visitors:
             return "WRONG TOKENS"
         if seen.ending == "complete" and len(seen.tokens) != len(reference):
             return "SHORT ANSWER"
+        if seen.ending in NEVER:
+            return NEVER[seen.ending]
         return seen.errors[0] if seen.errors else seen.ending
 
     @property

@@ -60,7 +60,15 @@ def test_memory_that_grows_by_more_than_a_hundredth_an_hour_misses_its_bar() -> 
 
 
 def test_wrong_answers_and_hangs_are_faults() -> None:
+    wrong = ["asks: 500 internal_error", "asks: CUT OFF", "asks: WRONG TOKENS", "chats: 500", "x: HUNG"]
     told = Result(
-        Plan(), outcomes=Counter({"asks: complete": 9, "asks: WRONG TOKENS": 1, "chats: 500": 1, "x: HUNG": 1})
+        Plan(), outcomes=Counter({"asks: complete": 90, "asks: 503 no_capacity": 1, **dict.fromkeys(wrong, 1)})
     )
-    assert sorted(told.faults) == ["asks: WRONG TOKENS", "chats: 500", "x: HUNG"]
+    assert sorted(told.faults) == wrong
+
+
+def test_a_process_that_is_gone_and_a_fleet_that_answers_little_are_faults() -> None:
+    told = Result(Plan(), before={"gateway": AT_REST, "decode-0": AT_REST}, after={"gateway": AT_REST})
+    assert told.faults == ["decode-0: does not answer any more"]
+    told = Result(Plan(), outcomes=Counter({"asks: complete": 9, "asks: 503 no_capacity": 1}))
+    assert told.faults == ["only 9 of 10 asks were complete"]
