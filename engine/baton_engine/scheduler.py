@@ -215,12 +215,16 @@ class Scheduler:
         return True
 
     def _victim(self, draft: Draft) -> Sequence:
-        able = [
+        able = self._preemptable(draft)
+        return next((sequence for sequence in able if sequence.job.paused), able[0])
+
+    def _preemptable(self, draft: Draft) -> list[Sequence]:
+        """The newest first."""
+        return [
             sequence
             for sequence in reversed(self._table.admitted)
             if sequence.state is State.RUNNING and not sequence.job.pinned and sequence not in draft.scheduled
         ]
-        return next((sequence for sequence in able if sequence.job.paused), able[0])
 
     def _admit(self, draft: Draft, now_s: float) -> None:
         taken = sum(sequence.job.width for sequence in self._table.admitted if not sequence.job.paused)
@@ -229,12 +233,23 @@ class Scheduler:
             job = sequence.job
             slots -= job.width
             out_of_budget = not draft.budget_tokens and not job.awaits_pull
-            if slots < 0 or out_of_budget or not self._table.admit(sequence):
+            if slots < 0 or out_of_budget or not self._admitted(sequence, draft):
                 return
             if job.started_s is None:
                 self._started(sequence, now_s)
             if sequence.state is State.RUNNING:
                 draft.take(sequence, draft.count_for(sequence))
+
+    def _admitted(self, sequence: Sequence, draft: Draft) -> bool:
+        """False when it finds no blocks, although every paused sequence has given up its own as far as needed."""
+        paused = (each for each in self._preemptable(draft) if each.job.paused)
+        while not self._table.admit(sequence):
+            victim = next(paused, None)
+            if victim is None:
+                return False
+            self._table.preempt(victim)
+            self.counters.preemptions += 1
+        return True
 
     def _started(self, sequence: Sequence, now_s: float) -> None:
         job = sequence.job

@@ -157,9 +157,12 @@ class Attempt:
 
     def abort(self) -> None:
         self.decode.abort()
+        self._load.close()
+        self.abort_prefill()
+
+    def abort_prefill(self) -> None:
         if self._prefill is not None:
             self._prefill.abort()
-        self._load.close()
         self._free_prefill()
 
     def _free_prefill(self) -> None:

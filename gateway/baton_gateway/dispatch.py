@@ -40,8 +40,11 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 parts.index.record(job.prompt.keys(route.decode.info.block_tokens), route.decode.url)
                 note_transfer(parts, route, attempt.head.headers.get("server-timing", ""))
                 return attempt
+            # Lest the other leg works for nobody while another route is waited for; a head may have to be passed on.
             if attempt.answer.head is None:
-                give_up(parts, attempt)  # lest the other leg works for nobody while another route is waited for
+                give_up(parts, attempt)
+            else:
+                attempt.abort_prefill()
             again = await repick(parts, job, failure)
             if again is None:
                 _ = attempt.head  # raises unless the worker's own answer can be passed on

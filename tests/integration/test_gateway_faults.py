@@ -200,6 +200,16 @@ async def test_a_client_gone_before_the_first_token_aborts_both_legs(tmp_path: P
         await until(lambda: s.metric("baton_gateway_client_aborts_total") == 1)
 
 
+async def test_prefill_computes_for_nobody_while_another_decode_worker_is_waited_for(tmp_path: Path) -> None:
+    async with stage(tmp_path, queue_ttl_s=5.0) as s:
+        s.worker("p0").behave, s.worker("d0").behave = hangs(), says_draining()
+        asking = asyncio.create_task(s.chat())
+        await until(lambda: len(s.worker("p0").legs) == 1)
+        await asyncio.wait_for(s.worker("p0").legs[0].gone.wait(), 2.0)
+        assert not asking.done()
+        asking.cancel()
+
+
 async def test_a_client_gone_midstream_aborts_both_legs(tmp_path: Path) -> None:
     async with stage(tmp_path) as s:
         s.worker("p0").behave, s.worker("d0").behave = hangs(), streams_then_hangs("one")

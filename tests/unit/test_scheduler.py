@@ -262,6 +262,23 @@ def test_a_paused_request_gives_its_blocks_to_others_however_old_it_is() -> None
     bench.expect_whole()
 
 
+@pytest.mark.parametrize("leg", [Leg.AGGREGATED, Leg.DECODE, Leg.PREFILL])
+def test_a_paused_request_keeps_nobody_from_being_admitted(leg: Leg) -> None:
+    bench = Bench(ToyRunner(num_blocks=10), max_batched_tokens=64)
+    long = [1] * (6 * bench.runner.layout.block_tokens)
+    bench.submit("a", long, GREEDY)
+    bench.step()
+    bench.scheduler.pause("a")
+    bench.submit("b", [2] * len(long), GREEDY, leg)
+    bench.drain()
+    assert bench.scheduler.stats().preemptions == 1 and bench.events["b"]
+    bench.scheduler.abort("b")
+    bench.scheduler.resume("a")
+    bench.drain()
+    assert bench.output("a") == toy_answer(long, GREEDY)[0]
+    bench.expect_whole()
+
+
 def test_paused_requests_take_no_place_in_the_batch_and_all_come_back_within_its_bounds() -> None:
     bench = Bench(max_batched_tokens=64, max_running=2)
     params = replace(GREEDY, max_tokens=6)
