@@ -111,8 +111,6 @@ class App:
         return path, handler
 
     def _generate(self, exchange: Exchange, visitor: Visitor) -> Awaitable[int]:
-        if self.draining:
-            raise NoCapacity("this gateway is shutting down", code="rejected-shutting-down", retry_after_s=1.0)
         return flow.serve(self._parts, exchange, visitor)
 
     async def _tokenize(self, exchange: Exchange, visitor: Visitor) -> int:

@@ -229,10 +229,12 @@ class Gateway:
         self.parts.telemetry.count("baton_gateway_discovery_errors_total", label(reason.lower()))
 
     async def stop(self) -> None:
-        """Not ready; then no new connections; then, at the latest after `drain_s`, the rest is cut off."""
+        """Not ready, and every answer the last of its connection; then no new connections; then, at the latest after
+        `drain_s`, the rest is cut off. What arrived is served."""
         self.app.draining = True
-        await asyncio.sleep(self.settings.drain_delay_s)
         if self.server is not None:
+            self.server.wind_down()
+            await asyncio.sleep(self.settings.drain_delay_s)
             await self.server.close(self.settings.drain_s)
         for task in (self._watch, self._sharing):
             if task is not None:

@@ -35,7 +35,8 @@ async def test_a_process_serves_and_at_sigterm_ends_what_it_admitted(tmp_path: P
     fleet = tmp_path / "fleet.json"
     fleet.write_bytes(Fleet("tiny", tuple(FleetWorker(worker.url) for worker in workers)).to_json())
     model = write_tiny_tokenizer(tmp_path / "model")
-    process = await launch(tmp_path, {**FAST, "fleet_file": str(fleet), "model_path": str(model), "drain_s": 10.0})
+    settings = {"fleet_file": str(fleet), "model_path": str(model), "drain_s": 10.0, "drain_delay_s": 0.3}
+    process = await launch(tmp_path, {**FAST, **settings})
     assert process.stdout is not None
     client = HttpClient()
     try:
@@ -52,6 +53,16 @@ async def test_a_process_serves_and_at_sigterm_ends_what_it_admitted(tmp_path: P
             head_timeout_s=10,
         )
         process.send_signal(signal.SIGTERM)
+        while (await client.request("GET", f"{url}/ready", timeout_s=5)).status != 503:
+            await asyncio.sleep(0.01)
+        late = await client.request(
+            "POST",
+            f"{url}/v1/chat/completions",
+            body=json.dumps(chat_body(LONG)).encode(),
+            headers=bearer(key),
+            timeout_s=10,
+        )
+        assert late.status == 200 and late.headers["connection"] == "close", "not ready, and yet it serves"
         await asyncio.sleep(0.1)
         got = b"".join([data async for data in stream])
         assert got.endswith(b"data: [DONE]\n\n") and b'"content":"f"' in got

@@ -68,8 +68,8 @@ class Connection(asyncio.Protocol):
         self.peer = self._host = ""
 
     @property
-    def closing(self) -> bool:
-        return self._server.closing
+    def winding_down(self) -> bool:
+        return self._server.winding_down
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback)
@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         if self._held_bytes:
             self._let_go_of_body()
-        if not keep_alive or self._server.closing:
+        if not keep_alive or self._server.winding_down:
             self._close()
             return
         self._phase = IDLE

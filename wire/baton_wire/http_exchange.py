@@ -219,7 +219,7 @@ class Exchange:
 
     def _connection_lines(self) -> str:
         lines: str = self._connection.date_line
-        if not self._keep_alive or self._connection.closing:
+        if not self._keep_alive or self._connection.winding_down:
             self._keep_alive = False
             return lines + "connection: close\r\n"
         return lines

@@ -31,9 +31,13 @@ returns None and has the answer completed by callbacks. A BatonError becomes its
 500; once the answer has started both break it off."""
 
 
+TURNS_TO_ACCEPT = 2
+"""Of the event loop: closing the listener resets connections that the kernel has made and nobody has accepted yet."""
+
+
 class HttpServer:
-    """A listening server. `closing` turns true at `close`; `connections` counts the open ones, `refused` by code
-    what never became a request."""
+    """A listening server. `connections` counts the open ones, `refused` by code what never became a request.
+    `winding_down`: every answer closes its connection; `closing`: no new connections either."""
 
     def __init__(self, handler: Handler, limits: ServerLimits) -> None:
         self.handler = handler
@@ -41,7 +45,7 @@ class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.bodies = BodyBudget(self.limits.max_bodies_bytes)
         self._doors = Doors(limits)
-        self.closing = False
+        self.winding_down = self.closing = False
         self.port = 0
         self.date_line = ""
         self.refused: Counter[str] = Counter()  # what never became a request, by code
@@ -63,8 +67,15 @@ class HttpServer:
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
+    def wind_down(self) -> None:
+        """From now on every answer says `connection: close` and does so."""
+        self.winding_down = True
+
     async def close(self, grace_s: float = 0.0) -> None:
-        """Stops accepting, says `connection: close`, waits up to `grace_s` for running requests, then cuts them off."""
+        """Winds down, stops accepting, waits up to `grace_s` for running requests, then cuts them off."""
+        self.winding_down = True
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         self.closing = True
         if self._listener is not None:
             self._listener.close()
