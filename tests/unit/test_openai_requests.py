@@ -317,7 +317,7 @@ def test_a_body_within_the_limits_is_read() -> None:
     deep = b'{"a":' + b"[" * 63 + b"]" * 63 + b"}"
     assert json_object(deep).keys() == {"a"}
     assert json_object(b'{"a":[' + b"[]," * 99 + b"[]]}").keys() == {"a"}
-    assert json_object(b'{"a":[' + b"{}," * 8190 + b"{}]}").keys() == {"a"}
+    assert json_object(b'{"a":[' + b"{}," * 4094 + b"{}]}").keys() == {"a"}
     assert json_object(b'{"a":"' + b"{" * 100_000 + b'"}').keys() == {"a"}
     assert json_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
