@@ -1,11 +1,13 @@
 """Baton's gateway against sglang-router, vllm-router and Dynamo: `python -m bench.gateway`, `make bench-gateway`.
 
-CPU seconds of a gateway's whole process tree, per request or per SSE event, while the C driver sends the same seeded
-prompts of 4 kB through it to mock workers. Each round runs every gateway of the case, in an order that turns.
-Against the routers, to the same two mock workers, 64 shared prefixes: whole answers of 16 tokens; bursts (64 events
+CPU seconds of a gateway's whole process tree, per request or per SSE event, while the C driver sends it seeded prompts
+of 4 kB, the same ones to every gateway: made-up text of 20,000 words (Zipf), numbers and punctuation, 2,800 tokens of
+the demo model's tokenizer (English: 2,100). Each round runs every gateway of the case, in an order that turns.
+Against the routers, before the same two mock workers, 64 shared prefixes: whole answers of 16 tokens; bursts (64 events
 back to back); 200 paced streams of 200 events. Against Dynamo, which routes by tokens as we do: whole answers of 16
-tokens, prompts that share nothing and prompts that share one of 64 prefixes. Dynamo has its own mockers behind it, gets
-their tokens and makes the text here; ours relays the worker's.
+tokens, prompts that share nothing and prompts that share one of 64 prefixes. What differs there are the workers: Dynamo
+speaks only to its own mockers, gets tokens from them and makes the answers' text in its frontend; ours relays the mock
+worker's text.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from .rows import Measure, Row, compare, show, write
 
 OURS = {"baton": "keys of text", "baton tokens": "keys of tokens", "baton-pd": "P/D, keys of tokens"}
 ROUTERS = ("sglang cache_aware", "sglang round_robin", "vllm cache_aware", "vllm round_robin")
-DYNAMO = "Dynamo frontend, kv"
+DYNAMO = "Dynamo kv, own mockers"
 BY_TOKENS = ("baton tokens", "baton-pd", DYNAMO)
 BARS = {("baton", router): (0.8, 0.6) for router in ROUTERS} | {(ours, DYNAMO): (0.5, None) for ours in BY_TOKENS[:2]}
 """On CPU, by (ours, peer): the bar and the goal; against the routers on the best of them."""

@@ -42,7 +42,7 @@ class Stage:
         self._running: list[subprocess.Popen[bytes]] = []
         for program in ("worker", "load"):
             source = REPOSITORY / "bench/mock" / f"{program}.c"
-            subprocess.run(["gcc", "-O2", "-Wall", "-o", str(folder / program), str(source)], check=True)
+            subprocess.run(["gcc", "-O2", "-Wall", "-o", str(folder / program), str(source), "-lm"], check=True)
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         log = (self._folder / f"{name}.log").open("wb")

@@ -56,7 +56,7 @@ def run(transport: str, message_bytes: int, messages: int) -> Moved:
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         server.wait(timeout=10)
     finally:

@@ -63,11 +63,13 @@ class Proxy(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+
 def main(port: int, prefill_port: int, decode_port: int) -> None:
     Proxy.prefill_port, Proxy.decode_port = prefill_port, decode_port
-    server = ThreadingHTTPServer(("127.0.0.1", port), Proxy)
-    server.request_queue_size = 64
-    server.serve_forever()
+    Server(("127.0.0.1", port), Proxy).serve_forever()
 
 
 if __name__ == "__main__":

@@ -64,12 +64,15 @@ def compare(case: str, measure: Measure, ours: Sequence[float], peer_name: str, 
     )  # fmt: skip
 
 
-def single(case: str, unit: str, ours: float, other: tuple[str, float], *, bar: float | None, metric: str = "") -> Row:
-    """A row of one measurement beside another one, which is named: lower is better."""
+def single(
+    case: str, unit: str, ours: float, other: tuple[str, float], *,
+    bar: float | None, metric: str = "", better: Better = "lower",
+) -> Row:  # fmt: skip
+    """A row of one measurement beside another one, which is named."""
     (name, peer), ratio = other, ours / other[1]
     mine, theirs, share = _short(ours), _short(peer), float(f"{ratio:.5g}")
     return Row(
-        case, metric or unit, unit, mine, name, theirs, share, bar, None, "lower",
+        case, metric or unit, unit, mine, name, theirs, share, bar, None, better,
         (mine, mine), (theirs, theirs), (share, share), 1, round(os.getloadavg()[0], 2),
     )  # fmt: skip
 

@@ -2,12 +2,15 @@
  *
  *   load PORT CONNECTIONS REQUESTS MAX_TOKENS STREAM PROMPT_BYTES PREFIXES SEED
  *
- * Prompts: one of PREFIXES shared prefixes (7/8 of the bytes; 0: none), then words of this request alone. Prints one JSON line:
+ * Prompts: one of PREFIXES shared prefixes (7/8 of the bytes; 0: none), then text of this request alone, of 20,000 words: a
+ * gateway that remembers words does not know them all after the warm-up. Prints one JSON line:
  * requests, events (SSE "data:" lines), errors (status other than 200, broken connections), wall_s, p50_us, p99_us.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IN_BYTES = 1 << 16, HEAD_BYTES = 1 << 14 };
+enum { IN_BYTES = 1 << 16, HEAD_BYTES = 1 << 14, VOCABULARY = 20000, LETTERS = 12 };
 
 struct connection {
     int fd;
@@ -33,10 +36,7 @@ static int port, max_tokens, streamed, prompt_bytes, prefixes;
 static long wanted, started, finished, errors, events;
 static double *latencies;
 static unsigned long long seed;
-static const char *WORDS[] = {"time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
-                              "school", "state", "family", "student", "group", "country", "problem", "hand", "part",
-                              "place", "case", "week", "company", "system", "program", "question", "work", "government",
-                              "number", "night", "point"};
+static char vocabulary[VOCABULARY][LETTERS + 1];
 
 static unsigned next_random(unsigned long long *state) {
     *state = *state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -49,10 +49,33 @@ static double now_s(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+/* Made-up words of 2 to LETTERS letters, the same in every run; frequent ones tend to be short. */
+static void make_vocabulary(void) {
+    static const char *LETTERS_OF[] = {"tnshrdlcmpgbfwvk", "aeiouaey"};
+    unsigned long long state = 1;
+    for (int rank = 0; rank < VOCABULARY; rank++) {
+        int longest = 4 + (LETTERS - 4) * log2(rank + 1) / log2(VOCABULARY);
+        int len = 2 + next_random(&state) % (longest - 1), vowel = next_random(&state) % 2;
+        for (int i = 0; i < len; i++) {
+            const char *of = LETTERS_OF[(i + vowel) % 2];
+            vocabulary[rank][i] = of[next_random(&state) % strlen(of)];
+        }
+    }
+}
+
+/* Up to `end` and a little beyond: the word of rank k has a share of about 1/k (Zipf). One in 14 ends a sentence, one in 14
+ * has a comma, one in 50 is a number, one in 30 is capitalised inside a sentence. */
 static char *words(char *at, char *end, unsigned long long state) {
+    int capital = 1;
     while (at < end) {
-        const char *word = WORDS[next_random(&state) % 32];
-        at = stpcpy(at, word);
+        double share = next_random(&state) / (double)(1U << 31);
+        unsigned chance = next_random(&state) % 2100;
+        char *begin = at;
+        if (chance % 50 == 0) at += sprintf(at, "%u", next_random(&state) % 10000);
+        else at = stpcpy(at, vocabulary[(int)pow(VOCABULARY, share) - 1]);
+        if (capital || chance % 30 == 1) *begin = toupper(*begin);
+        capital = chance % 14 == 2;
+        if (capital || chance % 14 == 3) *at++ = capital ? '.' : ',';
         *at++ = ' ';
     }
     return at;
@@ -180,6 +203,7 @@ int main(int argc, char **argv) {
     wanted = atol(argv[3]), max_tokens = atoi(argv[4]), streamed = atoi(argv[5]), prompt_bytes = atoi(argv[6]);
     prefixes = atoi(argv[7]);
     seed = strtoull(argv[8], NULL, 10);
+    make_vocabulary();
     latencies = calloc(wanted, sizeof *latencies);
     struct connection *all = calloc(count, sizeof *all);
     int epoll_fd = epoll_create1(0);

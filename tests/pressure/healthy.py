@@ -13,6 +13,20 @@ SMALL = head_and(json.dumps({"model": "tiny", "prompt": [5, 6, 7], "max_tokens":
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
+METRICS = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+async def metric(server: Address, series: str, address: str) -> int:
+    """Of the gateway; `series` with its labels. 0 if there is none. This question counts too."""
+    reader, writer = await asyncio.open_connection(*server, local_addr=(address, 0))
+    try:
+        writer.write(METRICS)
+        lines = (await reader.read()).decode().splitlines()
+    finally:
+        writer.close()
+    return next((int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith(f"{series} ")), 0)
+
+
 async def latencies_ms(server: Address, request: bytes, for_s: float, pause_s: float, address: str) -> list[float]:
     """Every answer must be a 200. Raises AssertionError."""
     reader, writer = await asyncio.open_connection(*server, local_addr=(address, 0))

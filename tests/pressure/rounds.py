@@ -7,7 +7,8 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 from bench.rows import Row, single
@@ -15,13 +16,16 @@ from bench.rows import Row, single
 from faults.client import head_and
 from support.stack import Stack
 
-from .healthy import HEALTH, SMALL, latencies_ms
+from .healthy import HEALTH, SMALL, latencies_ms, metric
 from .process import Watched
 from .slow import SlowCrowd
 
 HEALTHY = "127.0.0.2"
 SLOW_S = 30.0
 KIB = 1024
+REFUSED = 'baton_gateway_unread_total{reason="too_many_connections_of_address"}'
+SLOTS = 64
+"""`max_in_flight` of the gateway with the long queue."""
 
 
 def address(stack: Stack) -> tuple[str, int]:
@@ -34,27 +38,48 @@ def watched(stack: Stack) -> Watched:
     return Watched(stack.gateway.process.pid)
 
 
-async def slow_sockets(stack: Stack, count: int, *, capped: bool) -> list[Row]:
-    """`capped`: the server holds fewer of one address than there are; else it holds all."""
+async def slow_sockets(stack: Stack, count: int, *, held: int) -> list[Row]:
+    """`held`: as many of one address the server holds, all of them or fewer than there are."""
     server, gateway = address(stack), watched(stack)
     alone = await latencies_ms(server, SMALL, SLOW_S / 3, 0.02, HEALTHY)
     before = gateway.rss_mib()
     gateway.forget_peak()
     async with SlowCrowd(server, count) as crowd:
         await asyncio.sleep(8.0)
-        opened = crowd.open
         computing_s = await _computed(stack)
+        opened = await _connections(server)
         beside = await latencies_ms(server, SMALL, SLOW_S, 0.02, HEALTHY)
+        opened += await _connections(server)
+        refused = await metric(server, REFUSED, HEALTHY)
     peak = gateway.peak_mib()
-    case = f"{count} slow sockets of one address, {'capped' if capped else 'all held'}"
-    print(f"{case}: {opened} open after 8 s, their answers made after {8 + computing_s:.0f} s; then {dict(crowd.met)}")
+    case = f"{count} slow sockets of one address, {'all held' if held == count else 'capped'}"
+    print(f"{case}: their answers made after {8 + computing_s:.0f} s; open then {opened}; {dict(crowd.met)}")
     base = ("alone", median(alone))
     return [
+        single(case, "sockets", median(opened), ("held", held), bar=0.9, metric="open, median", better="higher"),
+        _refused(case, refused, count - held),
         single(case, "ms", median(beside), base, bar=None, metric="healthy client, p50"),
         single(case, "ms", _p99(beside), ("alone", _p99(alone)), bar=1.2, metric="healthy client, p99"),
         single(case, "MiB", peak, ("before", before), bar=None, metric="RSS peak"),
-        single(case, "KiB", max(0.0, peak - before) * KIB / count, ("bar", 64.0), bar=1.0, metric="RSS per socket"),
+        single(case, "KiB", max(0.0, peak - before) * KIB / held, ("bar", 64.0), bar=1.0, metric="RSS per socket"),
     ]
+
+
+def _refused(case: str, refused: int, too_many: int) -> Row:
+    """Whoever is too many is refused at least once; nobody is where all are held."""
+    if too_many:
+        return single(case, "sockets", refused, ("too many", too_many), bar=1.0, metric="refused", better="higher")
+    return single(case, "sockets", refused + 1, ("none", 1), bar=1.0, metric="refused, + 1")
+
+
+async def _connections(server: tuple[str, int], times: int = 5) -> list[int]:
+    """What the server itself says is open, once a second: a socket is open to its client before it is accepted. Those
+    that are just told why they are refused (linger_s) count too."""
+    seen = []
+    for _ in range(times):
+        seen.append(await metric(server, "baton_gateway_connections", HEALTHY) - 1)
+        await asyncio.sleep(1.0)
+    return seen
 
 
 async def _computed(stack: Stack, at_most_s: float = 40.0) -> float:
@@ -68,7 +93,17 @@ async def _computed(stack: Stack, at_most_s: float = 40.0) -> float:
     return time.monotonic() - began_s
 
 
-async def long_queue(stack: Stack, count: int) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What `long_queue` must see: requests that wait at once, and 200s among the answers."""
+
+    name: str
+    wait_least: int
+    wait_most: int
+    answered: int
+
+
+async def long_queue(stack: Stack, count: int, queue: Queue) -> list[Row]:
     """So many requests at once, each on a connection of its own, with 1.5 kB prompts: every one is answered."""
     server, gateway = address(stack), watched(stack)
     prompt = " ".join(["baton relay prefill decode"] * 55)
@@ -78,16 +113,33 @@ async def long_queue(stack: Stack, count: int) -> list[Row]:
     began_s = time.monotonic()
     met: Counter[str] = Counter()
     connecting = asyncio.Semaphore(512)
-    await asyncio.gather(*(_asked(server, head_and(body), n, connecting, met) for n in range(count)))
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_most_waiting(server, lambda: met.total() == count))
+        for number in range(count):
+            group.create_task(_asked(server, head_and(body), number, connecting, met))
+    waited = watching.result()
     peak = gateway.peak_mib()
-    print(f"{count} at once: {dict(met)} in {time.monotonic() - began_s:.1f} s")
-    case = f"{count} requests at once"
+    print(f"{count} at once: {dict(met)}, at most {waited} waiting, in {time.monotonic() - began_s:.1f} s")
+    case = f"{count} requests at once, {queue.name}"
     unanswered = count - sum(told for code, told in met.items() if code in ("200", "429", "503"))
     return [
         single(case, "MiB", peak, ("before", before), bar=None, metric="RSS peak"),
         single(case, "KiB", max(0.0, peak - before) * KIB / count, ("bar", 64.0), bar=1.0, metric="RSS per request"),
         single(case, "requests", unanswered + 1, ("none", 1), bar=1.0, metric="neither 200, 429 nor 503, + 1"),
+        single(case, "requests", met["200"], ("wanted", queue.answered), bar=1.0, metric="200", better="higher"),
+        single(case, "requests", waited, ("least", queue.wait_least), bar=1.0, metric="waiting, peak", better="higher"),
+        single(case, "requests", waited, ("most", queue.wait_most), bar=1.0, metric="waiting, peak at most"),
     ]
+
+
+async def _most_waiting(server: tuple[str, int], over: Callable[[], bool]) -> int:
+    """For the tokeniser or for a slot: what is in flight, less the slots and this very question."""
+    most = 0
+    while not over():
+        in_flight = await metric(server, "baton_gateway_in_flight", HEALTHY)
+        most = max(most, in_flight - 1 - SLOTS)
+        await asyncio.sleep(0.2)
+    return most
 
 
 async def _asked(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -76,3 +77,8 @@ def test_a_run_of_some_cases_leaves_the_rows_of_the_others(tmp_path: Path, monke
     for case, ours in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
         path = rows.write("x", [compare(case, cpu, [ours], "peer", [1.0])], keep_other_cases=True)
     assert [(row["case"], row["ours"]) for row in json.loads(path.read_text())] == [("b", 2.0), ("a", 3.0)]
+
+
+@pytest.mark.parametrize(("better", "met"), [("lower", False), ("higher", True)])
+def test_a_single_measurement_may_be_asked_to_be_high(better: Literal["lower", "higher"], met: bool) -> None:
+    assert rows.single("case", "sockets", 3.0, ("wanted", 2.0), bar=1.0, better=better).met is met
