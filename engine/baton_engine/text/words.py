@@ -1,12 +1,15 @@
 """Tokenises a piece of text by words that it knows, where `pieces` proves that a text may be cut.
 
-A word here is ASCII letters only, and is known with the space before it. What stands between known words goes to the
-tokenizer, all of it in one call. Words are everybody's, unlike pieces: how fast a common word is found tells nobody
+A word here is what stands between two single spaces, and is known with the space before it, when it is ASCII letters
+and at most a few marks around them. What stands between known words goes to the tokenizer, all of it in one call. By
+the proof in `pieces` the text may be cut before any single space between printable ASCII characters: no alternative of
+the three patterns matches such a character and a space behind it, so a match ends there, and none looks back. Words are everybody's, unlike pieces: how fast a common word is found tells nobody
 what another tenant asked, and the tokenizer's own cache of words is shared as well.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 
@@ -14,7 +17,7 @@ EncodeMany = Callable[[list[str]], list[list[int]]]
 
 MAX_WORDS = 1 << 15
 """About 200 bytes each (invariant I9); when they are as many, all are forgotten."""
-MAX_LETTERS = 24
+_WORD = re.compile(r"[\"'(]?[A-Za-z]{1,24}[.,;:!?)\"']{0,2}")
 LEARNT_AT_ONCE = 8
 """Of one piece: learning costs a call of the tokenizer, and a rare word will not come again."""
 
@@ -51,7 +54,7 @@ class WordCache:
         before: str | None = None
         for word in words:
             ids = known.get(word)
-            if ids is not None and (not rest or _ends_in_letter(rest)):
+            if ids is not None and (not rest or _is_printable(rest[-1])):
                 if rest:
                     parts.append(rest)
                     rest = ""
@@ -60,7 +63,7 @@ class WordCache:
                 continue
             if ids is None and len(unknown) < LEARNT_AT_ONCE and _may_be_known(word) and word not in unknown:
                 unknown.append(word)
-            if not rest and before is not None and not _begins_with_letter(word):
+            if not rest and before is not None and not (word and _is_printable(word[0])):
                 parts.pop()  # no cut between that word and this one
                 rest = f" {before}"
             rest = f"{rest} {word}"
@@ -79,12 +82,9 @@ class WordCache:
 
 
 def _may_be_known(word: str) -> bool:
-    return 0 < len(word) <= MAX_LETTERS and word.isascii() and word.isalpha()
+    return _WORD.fullmatch(word) is not None
 
 
-def _ends_in_letter(text: str) -> bool:
-    return text[-1].isascii() and text[-1].isalpha()
-
-
-def _begins_with_letter(text: str) -> bool:
-    return text[:1].isascii() and text[:1].isalpha()
+def _is_printable(char: str) -> bool:
+    """Of ASCII, and no space."""
+    return "!" <= char <= "~"
