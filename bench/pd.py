@@ -167,7 +167,7 @@ def main() -> None:
                 found = bench_case(contenders, case, options.rounds)
                 show(found)
                 rows += found
-    print(write("pd", rows))
+                print(write("pd", rows))
 
 
 if __name__ == "__main__":

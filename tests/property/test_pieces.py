@@ -52,7 +52,8 @@ def backend(kind: str) -> Tokenizer:
     return made
 
 
-LATIN = [
+LATIN = ["a", "b", "t", "s", "d", "m", "the", "cat", "of", "'s", "'S", "'ll", "'", "1", "2024"]
+LATIN += [",", ".", '."', "(", ")", "?!", "-"]
     "a",
     "b",
     "t",

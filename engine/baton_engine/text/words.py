@@ -1,10 +1,13 @@
 """Tokenises a piece of text by words that it knows, where `pieces` proves that a text may be cut.
 
 A word here is what stands between two single spaces, and is known with the space before it, when it is ASCII letters
-and at most a few marks around them. What stands between known words goes to the tokenizer, all of it in one call. By
-the proof in `pieces` the text may be cut before any single space between printable ASCII characters: no alternative of
-the three patterns matches such a character and a space behind it, so a match ends there, and none looks back. Words are everybody's, unlike pieces: how fast a common word is found tells nobody
-what another tenant asked, and the tokenizer's own cache of words is shared as well.
+with at most a few marks around them. What stands between known words goes to the tokenizer, all of it in one call.
+
+By the proof in `pieces` the text may be cut before any single space between printable ASCII characters: no alternative
+of the three patterns matches such a character and a space behind it, so a match ends there, and none looks back.
+
+Words are everybody's, unlike pieces: how fast a common word is found tells nobody what another tenant asked, and the
+tokenizer's own cache of words is shared as well.
 """
 
 from __future__ import annotations
