@@ -21,6 +21,7 @@ def check(round_: Round, reference: Sequence[Seen], *, may_break: bool, streams:
         *pools(round_.after, round_.quiet_s),
         *baseline(round_.before, round_.after, streams),
         *conserved(round_),
+        *(f"{name} was to fail a step and did not" for name in round_.unfired),
     ]
 
 

@@ -13,8 +13,8 @@ LONG = Load(streams=50, prompt_tokens=(700, 1400), max_tokens=(8, 32))
 ANSWERS = Load(streams=50, prompt_tokens=(40, 200), max_tokens=(150, 300))
 
 ALWAYS = (
-    Measure("requests", "requests", figures.requests),
-    Measure("under way at the fault", "requests", figures.in_flight),
+    Measure("requests", "requests", figures.requests, 1, "higher"),
+    Measure("under way at the fault", "requests", figures.in_flight, 1, "higher"),
     Measure("violations of I1, I2, I3, X1, X4", "count", figures.violations, 0),
     Measure("wrong tokens", "requests", figures.wrong_tokens, 0),
     Measure("leaks", "processes", figures.leaks, 0),

@@ -211,6 +211,7 @@ class Round:
     losses_s: list[float] = field(default_factory=list)  # when the gateway wrote that a worker was lost
     quiet_s: float | None = None  # when every pool was whole again; None: never
     exits: list[int] = field(default_factory=list)
+    unfired: list[str] = field(default_factory=list)  # workers that were to fail and did not
     violations: list[str] = field(default_factory=list)
 
     def marked(self, *names: str) -> float:

@@ -103,6 +103,7 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         fallen = list(self._fallen())
+        round_.unfired = list(self._unfired())
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
         round_.apart_s = [self._monotonic(at) for at in self._told("does not get through") if at >= began]
         round_.again_s = [self._monotonic(at) for at in self._told("KV from", ": again") if at >= began]
@@ -237,6 +238,13 @@ class Theatre:
                 self._down.append(name)
                 last = child.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
                 yield "\n    ".join((f"{name} ended by itself, exit code {child.process.returncode}; its log:", *last))
+
+    def _unfired(self) -> Iterator[str]:
+        """Workers whose Break is still to come; they are spared it."""
+        for name, launch in self.stack.launches.items():
+            if VARIABLE in launch.env and (fault := Path(launch.env[VARIABLE])).exists():
+                fault.unlink()
+                yield name
 
     def _held(self) -> dict[str, Held]:
         held = {name: self._worker(name) for name in self.stack.workers}
