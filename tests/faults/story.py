@@ -88,6 +88,11 @@ class Held:
     threads: int = 0
     epoch: str = ""
 
+    @property
+    def files(self) -> int:
+        """Descriptors that are no sockets."""
+        return self.fds - self.sockets
+
 
 # Events
 
@@ -201,7 +206,7 @@ class Round:
     seed: int
     seen: list[Seen] = field(default_factory=list)
     marks: dict[str, float] = field(default_factory=dict)
-    before: dict[str, Held] = field(default_factory=dict)
+    before: dict[str, Held] = field(default_factory=dict)  # when each process was new to the theatre, warmed up
     after: dict[str, Held] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)  # growth of metrics, summed over processes
     after_hold: dict[str, float] = field(default_factory=dict)  # the same, from Hold on

@@ -77,6 +77,7 @@ class Theatre:
         self.story, self.stack, self.network = story, stack, network
         self._cases, self._reference = cases, reference
         self._down: list[str] = []
+        self._new: dict[str, Held] = {}
         self._warm()
 
     def _warm(self) -> None:
@@ -90,7 +91,7 @@ class Theatre:
     def play(self, seed: int, events: Sequence[Event] | None = None) -> Round:
         """One round of the story, or of other events on its fleet."""
         rng, round_ = random.Random(seed), Round(seed)
-        round_.before, counters = self._held(), self._counters()
+        round_.before, counters = self._baseline(), self._counters()
         crowd = Crowd(self.stack.url, self.story.load, self._cases, seed)
         crowd.start()
         began = datetime.now()
@@ -245,6 +246,13 @@ class Theatre:
             if VARIABLE in launch.env and (fault := Path(launch.env[VARIABLE])).exists():
                 fault.unlink()
                 yield name
+
+    def _baseline(self) -> dict[str, Held]:
+        """What each process held at the start of its first round."""
+        for name, held in self._held().items():
+            if name not in self._new or self._new[name].epoch != held.epoch:
+                self._new[name] = held
+        return dict(self._new)
 
     def _held(self) -> dict[str, Held]:
         held = {name: self._worker(name) for name in self.stack.workers}

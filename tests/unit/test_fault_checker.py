@@ -85,7 +85,8 @@ BAD_ENDS = {
     "prefill-0 holds 2 of 9 blocks": {"after": {"prefill-0": replace(WHOLE, free_blocks=7)}},
     "prefill-0 has 1 running, 0 waiting, 3 leases": {"after": {"prefill-0": replace(WHOLE, running=1, leases=3)}},
     "prefill-0 has 200 sockets, had 5": {"after": {"prefill-0": replace(WHOLE, sockets=200)}},
-    "prefill-0 has 90 threads, had 8": {"after": {"prefill-0": replace(WHOLE, threads=90)}},
+    "prefill-0 has 20 descriptors that are no sockets, had 15": {"after": {"prefill-0": replace(WHOLE, fds=25)}},
+    "prefill-0 has 15 threads, had 8": {"after": {"prefill-0": replace(WHOLE, threads=15)}},
     "did not get quiet": {"quiet_s": None},
     "decode-0 was to fail a step and did not": {"unfired": ["decode-0"]},
     "the gateway counted 7 requests of 1": {"counted": "gateway requests"},
@@ -102,6 +103,11 @@ def test_what_is_left_over_or_miscounted_is_found(told: str) -> None:
         changes = {"counted": {**good.counted, name: 7}}
     found = check(replace(good, **changes), REFERENCE, may_break=False, streams=4)
     assert any(told in line for line in found), found
+
+
+def test_idle_connections_are_no_leak() -> None:
+    after = {"prefill-0": replace(WHOLE, sockets=5 + 16 + 4, fds=20 + 16 + 4)}
+    assert check(round_of(hard(GOOD, OTHER), after=after), REFERENCE, may_break=False, streams=4) == []
 
 
 def test_a_restarted_process_starts_a_baseline_of_its_own() -> None:
