@@ -13,7 +13,7 @@ from support.stack import Stack
 from .corruption import corrupt
 from .departures import departures
 from .gateway_drain import drains
-from .hostile import hostile
+from .hostile import SETTINGS, hostile
 from .overload import POOL_BLOCKS, overload
 from .rate_drain import at_a_rate
 from .slow_readers import slow_readers
@@ -36,7 +36,7 @@ def row_26(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
 
 
 def row_30(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
-    with Stack.up(model, folder) as stack:
+    with Stack.up(model, folder, gateway=SETTINGS) as stack:
         return hostile(stack, times)
 
 
