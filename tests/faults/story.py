@@ -178,11 +178,18 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Serves:
+    """Waits until the prefill worker that was restarted has sent KV, as its own metrics tell, but not for ever."""
+
+    for_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Starve | Break | Cut | Shim | Hold | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Starve | Break | Cut | Shim | Hold | Restart | Serves | EndLoad
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from .story import (
     Restart,
     Round,
     Seen,
+    Serves,
     Shim,
     Starve,
     Story,
@@ -77,6 +78,7 @@ class Theatre:
         self.story, self.stack, self.network = story, stack, network
         self._cases, self._reference = cases, reference
         self._down: list[str] = []
+        self._restarted = ""
         self._new: dict[str, Held] = {}
         self._warm()
 
@@ -178,6 +180,8 @@ class Theatre:
                 round_.after_hold = self._counters()
             case Restart():
                 self._restart(marks)
+            case Serves(for_s):
+                self._serves(for_s, marks)
             case EndLoad():
                 crowd.stop()
                 marks["end"] = time.monotonic()
@@ -216,9 +220,19 @@ class Theatre:
         for name in self._down:
             self.stack.restart_worker(name, **dict(self.story.worker))
             marks["restart"] = time.monotonic()
+            self._restarted = name
         if self._down:
             self.stack.wait_routable()
         self._down.clear()
+
+    def _serves(self, for_s: float, marks: dict[str, float]) -> None:
+        """Its counters began at zero when it started."""
+        acked = ("baton_kv_transfers_total", 'side="prefill"', 'outcome="acked"')
+        while time.monotonic() < marks["restart"] + for_s:
+            if self.stack.metric(self._restarted, *acked) > 0:
+                marks["served"] = time.monotonic()
+                return
+            time.sleep(0.02)
 
     def _quiet(self) -> float | None:
         end_s = time.monotonic() + QUIET_S
