@@ -10,7 +10,7 @@ import torch
 
 from support.stack import Stack
 
-from .corruption import corrupt
+from .corruption import WANTED, corrupt
 from .departures import departures
 from .gateway_drain import drains
 from .hostile import SETTINGS, hostile
@@ -21,7 +21,7 @@ from .story import Figure
 
 Probe = Callable[[Path, Path, int, int], list[Figure]]
 """(model, folder, seed, times) -> figures"""
-CORRUPTED_PER_TIME = 1000
+CORRUPTED_PER_TIME = WANTED // 10  # ten rounds are the whole
 
 
 def row_14(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
