@@ -241,6 +241,12 @@ def bad_exits(rounds: Rounds) -> float:
     return sum(code != 0 for round_ in rounds for code in round_.exits)
 
 
+def rate_per_s(asked: Sequence[Seen]) -> float:
+    """At which requests were begun; 0 of fewer than two."""
+    began = sorted(seen.began_s for seen in asked)
+    return (len(began) - 1) / (began[-1] - began[0]) if len(began) > 1 else 0.0
+
+
 def moment(round_: Round) -> float:
     return round_.marked(*FAULTS)
 

@@ -160,6 +160,11 @@ def test_a_restarted_worker_serves_from_its_ready_line_on() -> None:
     assert figures.served_again_s([round_of(seen(), marks={"restart": 14.0, "served": 15.5})]) == 1.5
 
 
+def test_a_rate_is_that_of_beginnings() -> None:
+    assert figures.rate_per_s([seen(began_s=at) for at in (10.0, 10.5, 11.0, 12.0)]) == 1.5
+    assert figures.rate_per_s([seen()]) == figures.rate_per_s([]) == 0.0
+
+
 @pytest.mark.parametrize(("better", "met"), [("lower", [True, True, False]), ("higher", [False, True, True])])
 def test_a_bar_is_met_from_its_good_side(better: Any, met: list[bool]) -> None:
     assert [Figure("1", "m", "s", value, 2.0, better).met for value in (1, 2, 3)] == met
