@@ -1,19 +1,27 @@
-"""Numbers taken from rounds: failures, added time to first token, gaps, delays of notice and of freeing. Pure."""
+"""Numbers taken from rounds: failures, added time to first token, gaps, delays of notice and of freeing. Pure.
+
+A delay of which nothing was seen is infinite: no bar is met by it. Counts of nothing are 0."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .story import Round, Seen
 
 Rounds = Sequence[Round]
 FAULTS = ("kill", "freeze", "terminate", "break", "cut")
+NEVER_S = float("inf")
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The nearest-rank quantile; 0 of nothing."""
+    """The nearest-rank quantile; infinite of nothing."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else NEVER_S
+
+
+def longest(values: Iterable[float]) -> float:
+    """Infinite of nothing."""
+    return max(values, default=NEVER_S)
 
 
 def requests(rounds: Rounds) -> float:
@@ -55,29 +63,34 @@ def recomputed(rounds: Rounds) -> float:
 
 def added_ttft_s(rounds: Rounds) -> float:
     """The slowest first token among the streams that waited for one when the fault came, less the usual one."""
-    waiting = [first - seen.began_s for round_ in rounds for seen, first in _waiting(round_)]
-    return max(waiting, default=0.0) - usual_ttft_s(rounds)
+    return longest(first - seen.began_s for round_ in rounds for seen, first in _waiting(round_)) - usual_ttft_s(rounds)
+
+
+def added_beyond_prefill_s(rounds: Rounds) -> float:
+    """That, less what one more prefill takes under the same load: the usual time to the first token."""
+    return added_ttft_s(rounds) - usual_ttft_s(rounds)
 
 
 def usual_ttft_s(rounds: Rounds) -> float:
-    """Median time to the first token of streams that ended before the fault, under the same load."""
+    """Median time to the first token of streams that had it before the fault, under the same load."""
     return quantile([first - seen.began_s for round_ in rounds for seen, first in _healthy(round_)], 0.5)
 
 
 def usual_ttft_max_s(rounds: Rounds) -> float:
-    return max((first - seen.began_s for round_ in rounds for seen, first in _healthy(round_)), default=0.0)
+    return longest(first - seen.began_s for round_ in rounds for seen, first in _healthy(round_))
 
 
 def notice_s(rounds: Rounds) -> float:
-    """The latest moment at which decode wrote that a transfer had failed, after the fault."""
-    late = [at - moment(round_) for round_ in rounds for at in round_.notices_s if at >= moment(round_)]
-    return max(late, default=0.0)
+    """The latest moment at which decode wrote that a transfer had failed, after the fault; infinite when a round's
+    fault was never noticed."""
+    late = ([at - moment(round_) for at in round_.notices_s if at >= moment(round_)] for round_ in rounds)
+    return longest(longest(each) for each in late)
 
 
 def detect_s(rounds: Rounds) -> float:
     """From the fault until the gateway wrote that a worker was lost; infinite when it never did."""
     found = ([at - moment(round_) for at in round_.losses_s if at >= moment(round_)] for round_ in rounds)
-    return max((min(late, default=float("inf")) for late in found), default=0.0)
+    return longest(min(late, default=NEVER_S) for late in found)
 
 
 def apart_s(rounds: Rounds) -> float:
@@ -94,7 +107,7 @@ def _first_after(rounds: Rounds, mark: str, moments: Sequence[Sequence[float]]) 
     """The longest, over the rounds, from a mark to the first of these moments after it."""
     since = [round_.marks[mark] for round_ in rounds]
     late = ((at - from_s for at in found if at >= from_s) for from_s, found in zip(since, moments, strict=True))
-    return max((min(each, default=float("inf")) for each in late), default=0.0)
+    return longest(min(each, default=NEVER_S) for each in late)
 
 
 def refused(rounds: Rounds) -> float:
@@ -108,7 +121,7 @@ def refused_without_retry_after(rounds: Rounds) -> float:
 def refused_late_s(rounds: Rounds) -> float:
     """The longest that a request waited for its 503."""
     ended = [seen for round_ in rounds for seen in round_.seen if seen.status == 503]
-    return max((seen.ended_s - seen.began_s for seen in ended if seen.ended_s is not None), default=0.0)
+    return longest(seen.ended_s - seen.began_s for seen in ended if seen.ended_s is not None)
 
 
 def held_and_served(rounds: Rounds) -> float:
@@ -137,8 +150,13 @@ def ttft_median_s(rounds: Rounds) -> float:
 
 
 def freed_s(rounds: Rounds) -> float:
-    """From the fault, or the end of the last request if later, until every pool was whole."""
-    return max((_freed_s(round_) for round_ in rounds), default=0.0)
+    """From the fault until every pool was whole: the requests that were under way have ended by then, too."""
+    return longest(NEVER_S if round_.quiet_s is None else round_.quiet_s - moment(round_) for round_ in rounds)
+
+
+def served_again_s(rounds: Rounds) -> float:
+    """From a restarted worker's word that it is ready until it had sent KV; infinite where it never did."""
+    return longest(round_.marks.get("served", NEVER_S) - round_.marks["restart"] for round_ in rounds)
 
 
 def gap_p99_s(rounds: Rounds) -> float:
@@ -177,16 +195,17 @@ def _after_hold(rounds: Rounds, role: str, source: str) -> float:
 
 
 def losses(rounds: Rounds) -> float:
+    """The most in a round; none is as it should be where a worker is slow and not gone."""
     return max((len(round_.losses_s) for round_ in rounds), default=0)
 
 
 def settled_s(rounds: Rounds) -> float:
     """How long after the fault the last stream that it hit heard of it: its error, or its next token."""
-    return max((told for round_ in rounds for seen in hit(round_) for told in _told(seen, moment(round_))), default=0.0)
+    return longest(told for round_ in rounds for seen in hit(round_) for told in _told(seen, moment(round_)))
 
 
 def drain_s(rounds: Rounds) -> float:
-    return max((round_.marks["exit"] - round_.marks["terminate"] for round_ in rounds), default=0.0)
+    return longest(round_.marks["exit"] - round_.marks["terminate"] for round_ in rounds)
 
 
 def leases_held(rounds: Rounds) -> float:
@@ -199,7 +218,8 @@ def handed_over(rounds: Rounds) -> float:
 
 
 def moved(rounds: Rounds) -> float:
-    """The most requests that one fault sent to another worker."""
+    """The most requests that one fault sent to another worker. None is right where the worker makes good its failed
+    step itself; that a step did fail is the checker's to ask."""
     return max(
         (round_.counted.get("gateway resumed", 0) + round_.counted.get("retries", 0) for round_ in rounds), default=0
     )
@@ -210,7 +230,7 @@ def not_quarantined(rounds: Rounds) -> float:
 
 
 def exit_s(rounds: Rounds) -> float:
-    return max((round_.marks["exit"] - round_.marks["break"] for round_ in rounds), default=0.0)
+    return longest(round_.marks["exit"] - round_.marks["break"] for round_ in rounds)
 
 
 def injected(rounds: Rounds) -> float:
@@ -219,6 +239,12 @@ def injected(rounds: Rounds) -> float:
 
 def bad_exits(rounds: Rounds) -> float:
     return sum(code != 0 for round_ in rounds for code in round_.exits)
+
+
+def rate_per_s(asked: Sequence[Seen]) -> float:
+    """At which requests were begun; 0 of fewer than two."""
+    began = sorted(seen.began_s for seen in asked)
+    return (len(began) - 1) / (began[-1] - began[0]) if len(began) > 1 else 0.0
 
 
 def moment(round_: Round) -> float:
@@ -239,13 +265,6 @@ def _healthy(round_: Round) -> Iterator[tuple[Seen, float]]:
     for seen in round_.seen:
         if seen.streamed and seen.first_s is not None and seen.first_s < moment(round_):
             yield seen, seen.first_s
-
-
-def _freed_s(round_: Round) -> float:
-    if round_.quiet_s is None:
-        return float("inf")
-    last_s = max((seen.ended_s or 0.0 for seen in round_.seen), default=0.0)
-    return round_.quiet_s - max(moment(round_), last_s)
 
 
 def _gap(seen: Seen, at_s: float) -> Iterator[float]:

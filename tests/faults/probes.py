@@ -10,10 +10,10 @@ import torch
 
 from support.stack import Stack
 
-from .corruption import corrupt
+from .corruption import WANTED, corrupt
 from .departures import departures
 from .gateway_drain import drains
-from .hostile import hostile
+from .hostile import SETTINGS, hostile
 from .overload import POOL_BLOCKS, overload
 from .rate_drain import at_a_rate
 from .slow_readers import slow_readers
@@ -21,7 +21,7 @@ from .story import Figure
 
 Probe = Callable[[Path, Path, int, int], list[Figure]]
 """(model, folder, seed, times) -> figures"""
-CORRUPTED_PER_TIME = 1000
+CORRUPTED_PER_TIME = WANTED // 10  # ten rounds are the whole
 
 
 def row_14(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
@@ -36,7 +36,7 @@ def row_26(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
 
 
 def row_30(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
-    with Stack.up(model, folder) as stack:
+    with Stack.up(model, folder, gateway=SETTINGS) as stack:
         return hostile(stack, times)
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
-import socket
-import threading
 import time
 from pathlib import Path
 
 from support.stack import Stack
 
 from .cases import cases_of
-from .client import Crowd, body_of, head_and
+from .client import Crowd
 from .figures import quantile
-from .story import Case, Figure, Load
+from .readers import readers
+from .story import Figure, Load
 
 SLOW = 40
-ANSWER_TOKENS = 1200
 KIB_PER_STREAM = 64
 OTHERS = Load(streams=6, prompt_tokens=(40, 100), max_tokens=(60, 100), whole_share=0.0)
 
@@ -32,16 +28,14 @@ def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
     for number in range(-1, times):  # the first round only warms up: allocators keep what they once had
         for slow in (False, True):
             before = {name: rss_kib(stack, name) for name in grown}
-            readers = [Reader(stack, rng, slow) for _ in range(SLOW)]
-            crowd = Crowd(stack.url, OTHERS, cases, seed + number)
-            crowd.start()
-            time.sleep(4.0)
-            crowd.stop()
-            if slow and number >= 0:
-                for name, kib in before.items():
-                    grown[name].append((rss_kib(stack, name) - kib) / SLOW)
-            for reader in readers:
-                reader.close()
+            with readers(stack.url, SLOW, rng.randrange(1 << 31), slow=slow):
+                crowd = Crowd(stack.url, OTHERS, cases, seed + number)
+                crowd.start()
+                time.sleep(4.0)
+                crowd.stop()
+                if slow and number >= 0:
+                    for name, kib in before.items():
+                        grown[name].append((rss_kib(stack, name) - kib) / SLOW)
             stack.wait_quiet()
             gaps = [
                 after - at for seen in crowd.seen for at, after in zip(seen.times_s, seen.times_s[1:], strict=False)
@@ -57,38 +51,6 @@ def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
         Figure("28", "others' time between tokens beside slow readers", "ms", beside, times=times),
         Figure("28", "of that beside fast readers", "ratio", beside / usual, 1.05, times=times),
     ]
-
-
-class Reader:
-    """One long stream, on a thread of its own."""
-
-    def __init__(self, stack: Stack, rng: random.Random, slow: bool) -> None:
-        case = Case(tuple(rng.randrange(3, 640) for _ in range(60)), ANSWER_TOKENS, extras={"logprobs": 5})
-        self._slow = slow
-        self._leaving = threading.Event()
-        self._socket = socket.socket()
-        if slow:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        host, port = stack.url.removeprefix("http://").split(":")
-        self._socket.connect((host, int(port)))
-        self._socket.sendall(head_and(json.dumps(body_of(case, stream=True)).encode()))
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        while not self._leaving.wait(1.0 if self._slow else 0.0):
-            try:
-                if not self._socket.recv(1 if self._slow else 1 << 16):
-                    return
-            except OSError:
-                return
-
-    def close(self) -> None:
-        self._leaving.set()
-        with contextlib.suppress(OSError):  # it has read all
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
 
 
 def rss_kib(stack: Stack, name: str) -> int:

@@ -88,6 +88,11 @@ class Held:
     threads: int = 0
     epoch: str = ""
 
+    @property
+    def files(self) -> int:
+        """Descriptors that are no sockets."""
+        return self.fds - self.sockets
+
 
 # Events
 
@@ -173,11 +178,18 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Serves:
+    """Waits until the prefill worker that was restarted has sent KV, as its own metrics tell, but not for ever."""
+
+    for_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class EndLoad:
     """No new requests; the ones under way run to their end."""
 
 
-Event = Wait | Kill | Terminate | Freeze | Starve | Break | Cut | Shim | Hold | Restart | EndLoad
+Event = Wait | Kill | Terminate | Freeze | Starve | Break | Cut | Shim | Hold | Restart | Serves | EndLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +213,7 @@ class Round:
     seed: int
     seen: list[Seen] = field(default_factory=list)
     marks: dict[str, float] = field(default_factory=dict)
-    before: dict[str, Held] = field(default_factory=dict)
+    before: dict[str, Held] = field(default_factory=dict)  # when each process was new to the theatre, warmed up
     after: dict[str, Held] = field(default_factory=dict)
     counted: dict[str, float] = field(default_factory=dict)  # growth of metrics, summed over processes
     after_hold: dict[str, float] = field(default_factory=dict)  # the same, from Hold on
@@ -211,6 +223,7 @@ class Round:
     losses_s: list[float] = field(default_factory=list)  # when the gateway wrote that a worker was lost
     quiet_s: float | None = None  # when every pool was whole again; None: never
     exits: list[int] = field(default_factory=list)
+    unfired: list[str] = field(default_factory=list)  # workers that were to fail and did not
     violations: list[str] = field(default_factory=list)
 
     def marked(self, *names: str) -> float:

@@ -33,6 +33,7 @@ from .story import (
     Restart,
     Round,
     Seen,
+    Serves,
     Shim,
     Starve,
     Story,
@@ -77,6 +78,8 @@ class Theatre:
         self.story, self.stack, self.network = story, stack, network
         self._cases, self._reference = cases, reference
         self._down: list[str] = []
+        self._restarted = ""
+        self._new: dict[str, Held] = {}
         self._warm()
 
     def _warm(self) -> None:
@@ -90,7 +93,7 @@ class Theatre:
     def play(self, seed: int, events: Sequence[Event] | None = None) -> Round:
         """One round of the story, or of other events on its fleet."""
         rng, round_ = random.Random(seed), Round(seed)
-        round_.before, counters = self._held(), self._counters()
+        round_.before, counters = self._baseline(), self._counters()
         crowd = Crowd(self.stack.url, self.story.load, self._cases, seed)
         crowd.start()
         began = datetime.now()
@@ -103,6 +106,7 @@ class Theatre:
         round_.marks.setdefault("end", time.monotonic())
         round_.quiet_s = self._quiet()
         fallen = list(self._fallen())
+        round_.unfired = list(self._unfired())
         round_.notices_s = [self._monotonic(at) for at in self._notices() if at >= began]
         round_.apart_s = [self._monotonic(at) for at in self._told("does not get through") if at >= began]
         round_.again_s = [self._monotonic(at) for at in self._told("KV from", ": again") if at >= began]
@@ -176,6 +180,8 @@ class Theatre:
                 round_.after_hold = self._counters()
             case Restart():
                 self._restart(marks)
+            case Serves(for_s):
+                self._serves(for_s, marks)
             case EndLoad():
                 crowd.stop()
                 marks["end"] = time.monotonic()
@@ -214,9 +220,19 @@ class Theatre:
         for name in self._down:
             self.stack.restart_worker(name, **dict(self.story.worker))
             marks["restart"] = time.monotonic()
+            self._restarted = name
         if self._down:
             self.stack.wait_routable()
         self._down.clear()
+
+    def _serves(self, for_s: float, marks: dict[str, float]) -> None:
+        """Its counters began at zero when it started."""
+        acked = ("baton_kv_transfers_total", 'side="prefill"', 'outcome="acked"')
+        while time.monotonic() < marks["restart"] + for_s:
+            if self.stack.metric(self._restarted, *acked) > 0:
+                marks["served"] = time.monotonic()
+                return
+            time.sleep(0.02)
 
     def _quiet(self) -> float | None:
         end_s = time.monotonic() + QUIET_S
@@ -237,6 +253,20 @@ class Theatre:
                 self._down.append(name)
                 last = child.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
                 yield "\n    ".join((f"{name} ended by itself, exit code {child.process.returncode}; its log:", *last))
+
+    def _unfired(self) -> Iterator[str]:
+        """Workers whose Break is still to come; they are spared it."""
+        for name, launch in self.stack.launches.items():
+            if VARIABLE in launch.env and (fault := Path(launch.env[VARIABLE])).exists():
+                fault.unlink()
+                yield name
+
+    def _baseline(self) -> dict[str, Held]:
+        """What each process held at the start of its first round."""
+        for name, held in self._held().items():
+            if name not in self._new or self._new[name].epoch != held.epoch:
+                self._new[name] = held
+        return dict(self._new)
 
     def _held(self) -> dict[str, Held]:
         held = {name: self._worker(name) for name in self.stack.workers}

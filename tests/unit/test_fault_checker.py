@@ -85,8 +85,10 @@ BAD_ENDS = {
     "prefill-0 holds 2 of 9 blocks": {"after": {"prefill-0": replace(WHOLE, free_blocks=7)}},
     "prefill-0 has 1 running, 0 waiting, 3 leases": {"after": {"prefill-0": replace(WHOLE, running=1, leases=3)}},
     "prefill-0 has 200 sockets, had 5": {"after": {"prefill-0": replace(WHOLE, sockets=200)}},
-    "prefill-0 has 90 threads, had 8": {"after": {"prefill-0": replace(WHOLE, threads=90)}},
+    "prefill-0 has 20 descriptors that are no sockets, had 15": {"after": {"prefill-0": replace(WHOLE, fds=25)}},
+    "prefill-0 has 15 threads, had 8": {"after": {"prefill-0": replace(WHOLE, threads=15)}},
     "did not get quiet": {"quiet_s": None},
+    "decode-0 was to fail a step and did not": {"unfired": ["decode-0"]},
     "the gateway counted 7 requests of 1": {"counted": "gateway requests"},
     "the gateway counted 7 complete answers of 1": {"counted": "gateway ok"},
     "the gateway counted 7 tokens, clients received 4": {"counted": "gateway tokens"},
@@ -101,6 +103,11 @@ def test_what_is_left_over_or_miscounted_is_found(told: str) -> None:
         changes = {"counted": {**good.counted, name: 7}}
     found = check(replace(good, **changes), REFERENCE, may_break=False, streams=4)
     assert any(told in line for line in found), found
+
+
+def test_idle_connections_are_no_leak() -> None:
+    after = {"prefill-0": replace(WHOLE, sockets=5 + 16 + 4, fds=20 + 16 + 4)}
+    assert check(round_of(hard(GOOD, OTHER), after=after), REFERENCE, may_break=False, streams=4) == []
 
 
 def test_a_restarted_process_starts_a_baseline_of_its_own() -> None:
@@ -121,7 +128,41 @@ def test_figures_are_taken_around_the_fault() -> None:
     assert figures.added_ttft_s(rounds) == 5.0
     assert figures.gap_p99_s(rounds) == 2.0
     assert figures.settled_s(rounds) == 3.5
-    assert figures.freed_s(rounds) == 2.0
+    assert figures.freed_s(rounds) == 5.5
+    assert figures.added_beyond_prefill_s(rounds) == 4.0
+
+
+DELAYS = {
+    "kill": (figures.added_ttft_s, figures.notice_s, figures.detect_s, figures.gap_beyond_prefill_s, figures.settled_s),
+    "heal": (figures.heal_s, figures.after_heal_s, figures.refused_late_s),
+    "restart": (figures.served_again_s,),
+}
+
+
+@pytest.mark.parametrize(("mark", "take"), [(mark, take) for mark, all_of in DELAYS.items() for take in all_of])
+def test_a_delay_of_which_nothing_was_seen_meets_no_bar(mark: str, take: Any) -> None:
+    before_the_fault = seen(ended_s=12.2, times_s=[11, 12, 12.1, 12.2])
+    rounds = [round_of(before_the_fault, marks={"kill": 12.5, mark: 12.5})]
+    assert Figure("1", "m", "s", take(rounds), 1e9).met is False
+
+
+def test_a_round_whose_fault_nobody_noticed_is_not_hidden_by_one_that_was() -> None:
+    noticed, missed = round_of(seen(), notices_s=[12.0, 12.75, 13.0]), round_of(seen(), notices_s=[12.0])
+    assert figures.notice_s([noticed]) == 0.5
+    assert figures.notice_s([noticed, missed]) == float("inf")
+
+
+def test_pools_that_never_get_whole_are_never_free() -> None:
+    assert figures.freed_s([round_of(seen()), round_of(seen(), quiet_s=None)]) == float("inf")
+
+
+def test_a_restarted_worker_serves_from_its_ready_line_on() -> None:
+    assert figures.served_again_s([round_of(seen(), marks={"restart": 14.0, "served": 15.5})]) == 1.5
+
+
+def test_a_rate_is_that_of_beginnings() -> None:
+    assert figures.rate_per_s([seen(began_s=at) for at in (10.0, 10.5, 11.0, 12.0)]) == 1.5
+    assert figures.rate_per_s([seen()]) == figures.rate_per_s([]) == 0.0
 
 
 @pytest.mark.parametrize(("better", "met"), [("lower", [True, True, False]), ("higher", [False, True, True])])
