@@ -54,7 +54,9 @@ class BlockPool:
         """`count` blocks with one reference each and undefined content. Raises ValueError if there are too few."""
         if not self.can_allocate(count):
             raise ValueError(f"asked for {count} blocks, {self.free_blocks} of {self._num_blocks} are free")
-        taken = [self._take() for _ in range(count)]
+        forgotten: list[BlockKey] = []
+        taken = [self._take(forgotten) for _ in range(count)]
+        self._announce_removed(forgotten)
         for block_id in taken:
             self._references[block_id] = 1
         return taken
@@ -150,11 +152,11 @@ class BlockPool:
         assert self._idle.keys() <= self._name.keys(), "a cached block has no key"
         assert {block: pair[0] for block, pair in self._name.items()} == {b: k for k, b in self._block_of.items()}
 
-    def _take(self) -> int:
+    def _take(self, forgotten: list[BlockKey]) -> int:
         if self._free:
             return self._free.pop()
         block_id, _ = self._idle.popitem(last=False)
-        self._announce_removed([self._unname(block_id)])
+        forgotten.append(self._unname(block_id))
         return block_id
 
     def _retire(self, block_id: int) -> None:

@@ -1,5 +1,5 @@
 """Row 28's long streams, in a process of their own, so that they take no turns from the clients that are timed:
-`python -m faults.readers URL COUNT SEED fast|slow` says "ready", reads, and leaves when its input ends."""
+`python -m faults.readers URL COUNT SEED` says "ready", reads, and leaves when its input ends."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ANSWER_TOKENS = 1200
 
 
 @contextlib.contextmanager
-def readers(url: str, count: int, seed: int, *, slow: bool) -> Iterator[None]:
+def readers(url: str, count: int, seed: int) -> Iterator[None]:
     """So many of them, under way."""
-    command = (sys.executable, "-m", "faults.readers", url, str(count), str(seed), "slow" if slow else "fast")
+    command = (sys.executable, "-m", "faults.readers", url, str(count), str(seed))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -36,15 +36,13 @@ def readers(url: str, count: int, seed: int, *, slow: bool) -> Iterator[None]:
 
 
 class Reader:
-    """One stream, on a thread of its own."""
+    """One stream, on a thread of its own, a byte a second."""
 
-    def __init__(self, url: str, rng: random.Random, slow: bool) -> None:
+    def __init__(self, url: str, rng: random.Random) -> None:
         case = Case(tuple(rng.randrange(3, 640) for _ in range(60)), ANSWER_TOKENS, extras={"logprobs": 5})
-        self._slow = slow
         self._leaving = threading.Event()
         self._socket = socket.socket()
-        if slow:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         host, port = url.removeprefix("http://").split(":")
         self._socket.connect((host, int(port)))
         self._socket.sendall(head_and(json.dumps(body_of(case, stream=True)).encode()))
@@ -52,9 +50,9 @@ class Reader:
         self._thread.start()
 
     def _read(self) -> None:
-        while not self._leaving.wait(1.0 if self._slow else 0.0):
+        while not self._leaving.wait(1.0):
             try:
-                if not self._socket.recv(1 if self._slow else 1 << 16):
+                if not self._socket.recv(1):
                     return
             except OSError:
                 return
@@ -68,9 +66,9 @@ class Reader:
 
 
 def main(argv: Sequence[str]) -> None:
-    url, count, seed, pace = argv
+    url, count, seed = argv
     rng = random.Random(int(seed))
-    under_way = [Reader(url, rng, pace == "slow") for _ in range(int(count))]
+    under_way = [Reader(url, rng) for _ in range(int(count))]
     print("ready", flush=True)
     sys.stdin.read()
     for reader in under_way:

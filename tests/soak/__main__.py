@@ -47,7 +47,7 @@ def _tell(result: Result, rows: list[Row]) -> int:
     for name, one in result.after.items():
         print(f"  {name:10} before {result.before.get(name)}\n  {'':10} after  {one}")
     show(rows)
-    write(f"soak-{result.plan.transport}", rows)
+    write(f"soak-{result.plan.transport.replace('/', '-')}", rows)
     missed = [f"{row.case}: {row.metric}" for row in rows if row.met is False]
     for problem in (*result.faults, *missed):
         print(f"NOT MET: {problem}")

@@ -13,6 +13,7 @@ from .vitals import Vitals
 WARM_UP_SHARE = 0.1  # of the run; what fills up has filled before it (soak.WARM_S)
 SLOPE_BAR = 1.01  # faults row 47: at most 1 % an hour
 LEAKS = ("tasks", "fds", "threads")
+ONE_MORE = 1  # of each: a connection just being closed, a thread of gRPC's pool; every kill leaking one would be ten
 
 
 def rows_of(result: Result) -> list[Row]:
@@ -43,6 +44,7 @@ def _leaks(result: Result) -> Iterator[Row]:
         before = result.before[name]
         for what in LEAKS:
             began = ("before the load", getattr(before, what))
-            yield single(name, what, getattr(after, what), began, bar=1.0, metric="idle again")
+            bar = 1.0 + ONE_MORE / began[1]
+            yield single(name, what, getattr(after, what), began, bar=bar, metric="idle again")
         began = ("before the load", before.held + 1)
         yield single(name, "held + 1", after.held + 1, began, bar=1.0, metric="blocks, leases, requests, connections")

@@ -20,8 +20,9 @@ _DATE = re.compile(rb"date: [^\r]+\r\n")
 class MemoryTransport(asyncio.Transport):
     """What a protocol does to its socket, kept for inspection."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "192.0.2.1") -> None:
         super().__init__()
+        self.host = host
         self.sent = b""
         self.closed = False
         self.aborted = False
@@ -61,15 +62,21 @@ class MemoryTransport(asyncio.Transport):
         pass
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("192.0.2.1", 4711) if name == "peername" else default
+        return (self.host, 4711) if name == "peername" else default
 
 
 class Line:
     """One connection of a server that does not listen: `feed` bytes, look at `answer`."""
 
-    def __init__(self, handler: Handler, limits: ServerLimits | None = None, server: HttpServer | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: ServerLimits | None = None,
+        server: HttpServer | None = None,
+        host: str = "192.0.2.1",
+    ) -> None:
         self.server = server or HttpServer(handler, limits if limits is not None else ServerLimits())
-        self.transport = MemoryTransport()
+        self.transport = MemoryTransport(host)
         self.connection = Connection(self.server)
         self.connection.connection_made(self.transport)
 

@@ -78,7 +78,7 @@ def test_the_tail_of_a_chain_is_evicted_before_its_head_and_the_oldest_chain_fir
     pool.release(second)
     pool.take_events()
     assert pool.allocate(3) == [first[1], first[0], second[1]]
-    assert pool.take_events() == [KvBlockRemoved((key,)) for key in (K[1], K[0], K[5])]
+    assert pool.take_events() == [KvBlockRemoved((K[1], K[0], K[5]))]
     assert pool.cached_blocks == 1
 
 

@@ -63,6 +63,16 @@ async def test_a_server_answers_the_connection_too_many_and_counts_it() -> None:
     assert third.statuses == []
 
 
+async def test_connections_that_are_told_why_they_are_refused_take_nobodys_place() -> None:
+    limits = ServerLimits(max_connections=2, max_connections_per_address=1)
+    first = Line(echo, limits)
+    refused = [Line(echo, server=first.server) for _ in range(3)]
+    assert [line.statuses for line in refused] == [[429]] * 3
+    other = Line(echo, server=first.server, host="192.0.2.2")
+    other.feed(GET)
+    assert other.statuses == [200]
+
+
 async def test_refusals_are_bounded_too_beyond_them_a_connection_is_reset() -> None:
     first = Line(echo, ServerLimits(max_connections=1, max_refused_connections=1))
     refused, reset = Line(echo, server=first.server), Line(echo, server=first.server)

@@ -90,7 +90,7 @@ def test_a_watcher_that_resumes_anywhere_ends_up_knowing_the_cache(
 
 
 def test_a_watcher_ahead_of_the_journal_gets_a_snapshot() -> None:
-    journal = KvJournal(lambda: [(b"k" * 16, None)])
+    journal = KvJournal(lambda: [(b"k" * 16, None)], 4)
     assert [batch.snapshot for batch in journal.since(99)] == [True]
 
 

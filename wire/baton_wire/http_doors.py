@@ -21,7 +21,7 @@ class Doors:
         self._of: dict[str, int] = {}
 
     def enter(self, host: str, open_connections: int) -> BatonError | None:
-        """The refusal, if there is one; `open_connections` counts this one."""
+        """The refusal, if there is one; `open_connections` counts this one, and no refused ones."""
         group = address_group(host)
         count = self._of[group] = self._of.get(group, 0) + 1
         limits = self._limits

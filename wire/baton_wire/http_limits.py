@@ -39,7 +39,7 @@ class ServerLimits:
     max_connections_per_address: int = 4096
     """Of one client address; one more gets 429."""
     max_refused_connections: int = 256
-    """Open beyond max_connections while their refusal is read; one more is reset without an answer."""
+    """Open beside the others while their refusal is read; one more is reset without an answer."""
     write_high_water_bytes: int = 64 * KIB
     """Above it `drain` waits and relays pause."""
     max_write_buffer_bytes: int = 4 * MIB

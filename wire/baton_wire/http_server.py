@@ -51,6 +51,7 @@ class HttpServer:
         self.refused: Counter[str] = Counter()  # what never became a request, by code
         self._listener: asyncio.Server | None = None
         self._open: set[Connection] = set()
+        self._turned_away: set[Connection] = set()  # of these; they take nobody's place
         self._running: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -111,16 +112,19 @@ class HttpServer:
     def admit(self, connection: Connection, host: str) -> BatonError | None:
         """Keeps the connection; the refusal if it is one too many (it is kept all the same until that is read)."""
         self._open.add(connection)
-        refusal = self._doors.enter(host, len(self._open))
-        if len(self._open) > self.limits.max_connections + self.limits.max_refused_connections:
-            self.refused["too_many_connections"] += 1
-            connection.transport.abort()
+        refusal = self._doors.enter(host, len(self._open) - len(self._turned_away))
         if self.closing:
-            return NoCapacity("this server is closing", code="too_many_connections", retry_after_s=1.0)
+            refusal = NoCapacity("this server is closing", code="too_many_connections", retry_after_s=1.0)
+        if refusal is not None:
+            self._turned_away.add(connection)
+            if len(self._turned_away) > self.limits.max_refused_connections:
+                self.refused["too_many_connections"] += 1
+                connection.transport.abort()
         return refusal
 
     def forget(self, connection: Connection, host: str) -> None:
         self._open.discard(connection)
+        self._turned_away.discard(connection)
         self._doors.leave(host)
         if not self._open:
             self._emptied.set()

@@ -23,9 +23,9 @@ class Batch:
 
 
 class KvJournal:
-    """`snapshot` lists (key, parent) with parents first; `capacity` is in events."""
+    """`snapshot` lists (key, parent) with parents first; `capacity` is in events, about 200 bytes each."""
 
-    def __init__(self, snapshot: Callable[[], list[tuple[bytes, bytes | None]]], capacity: int = 65536) -> None:
+    def __init__(self, snapshot: Callable[[], list[tuple[bytes, bytes | None]]], capacity: int) -> None:
         self._snapshot = snapshot
         self._capacity = capacity
         self._batches: deque[Batch] = deque()
