@@ -306,7 +306,6 @@ class Theatre:
                 found[f"{name} {source}"] = self.stack.metric(name, "vllm:prompt_tokens_by_source_total", label)
             if name.startswith("decode"):
                 found[f"{name} recomputes"] = self.stack.metric(name, "baton_worker_kv_recomputes_total")
-                found[f"{name} pulled"] = self.stack.metric(name, "baton_kv_transfers_total", 'side="decode"', "landed")
         return found
 
     def _notices(self) -> Iterator[datetime]:
