@@ -51,7 +51,13 @@ def json_object(data: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
 
 
 def _check_counts(data: bytes) -> None:
-    """Those inside texts count too: bodies with so many are no prompts, and a million names take 0.6 s to read."""
+    """Those inside texts count too: bodies with so many are no prompts, and a million names take 0.6 s to read.
+
+    An object's first name follows its brace at once, or white space does and the reader counts the object itself; a
+    quote behind a brace inside a text ends that text. So there are as many objects, but for texts that end in a brace.
+    """
+    if _more_than(2 * MAX_OBJECTS, b'{"', data):
+        raise BadRequest(f"the body has more than {MAX_OBJECTS} JSON objects")
     for mark, limit in ((b":", MAX_COLONS), (b",", MAX_COMMAS)):
         count = data.count(mark)
         if count > limit:

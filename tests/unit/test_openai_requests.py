@@ -306,6 +306,7 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
         (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper than 64"),
         (b'{"a":[' + b"{}," * 4095 + b"{}]}", "more than 4096 JSON objects"),
+        (b'{"a":[' + b'{"role":"user","content":"a"},' * 10_000 + b"{}]}", "more than 4096 JSON objects"),
     ],
 )
 def test_a_body_two_readers_could_read_differently_is_refused(data: bytes, message: str) -> None:
@@ -318,6 +319,7 @@ def test_a_body_within_the_limits_is_read() -> None:
     assert json_object(deep).keys() == {"a"}
     assert json_object(b'{"a":[' + b"[]," * 99 + b"[]]}").keys() == {"a"}
     assert json_object(b'{"a":[' + b"{}," * 4094 + b"{}]}").keys() == {"a"}
+    assert json_object(b'{"a":[' + b'{"b":1},' * 4094 + b'"' + b'{\\"' * 100_000 + b'"]}').keys() == {"a"}
     assert json_object(b'{"a":"' + b"{" * 100_000 + b'"}').keys() == {"a"}
     assert json_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
