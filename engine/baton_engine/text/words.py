@@ -35,50 +35,52 @@ class WordCache:
 
     def encode(self, piece: str) -> list[int]:
         """The tokens of `piece`, which starts and ends where a text may be cut, or is a whole text."""
-        parts, unknown = self._parts(piece)
+        parts = self._parts(piece)
         asked = [part for part in parts if isinstance(part, str)]
-        told = iter(self._encode_many([*asked, *(f" {word}" for word in unknown)]) if asked else ())
+        told = self._encode_many(asked) if asked else []
+        answers = iter(told)
         ids: list[int] = []
         for part in parts:
-            ids.extend(next(told) if isinstance(part, str) else part)
-        if unknown:
-            self._learn(unknown, list(told))
+            ids.extend(next(answers) if isinstance(part, str) else part)
+        self._learn(asked, told)
         return ids
 
-    def _parts(self, piece: str) -> tuple[list[str | Sequence[int]], list[str]]:
-        """`piece` as tokens of known words and text between them; and words worth knowing.
+    def _parts(self, piece: str) -> list[str | Sequence[int]]:
+        """`piece` as tokens of known words, words worth knowing (with their spaces), and text between them.
 
-        `rest`: text whose end is still open, "" right behind the known word `before`.
+        `rest`: text whose end is still open, "" right behind the word `before`.
         """
-        known = self._known
+        known, learnt = self._known, 0
         parts: list[str | Sequence[int]] = []
-        unknown: list[str] = []
         rest, *words = piece.split(" ")
         before: str | None = None
         for word in words:
-            ids = known.get(word)
-            if ids is not None and (not rest or _is_printable(rest[-1])):
+            part: str | Sequence[int] | None = known.get(word)
+            if part is None and learnt < LEARNT_AT_ONCE and _may_be_known(word):
+                part = f" {word}"
+                learnt += 1
+            if part is not None and (not rest or _is_printable(rest[-1])):
                 if rest:
                     parts.append(rest)
                     rest = ""
-                parts.append(ids)
+                parts.append(part)
                 before = word
                 continue
-            if ids is None and len(unknown) < LEARNT_AT_ONCE and _may_be_known(word) and word not in unknown:
-                unknown.append(word)
             if not rest and before is not None and not (word and _is_printable(word[0])):
                 parts.pop()  # no cut between that word and this one
                 rest = f" {before}"
             rest = f"{rest} {word}"
         if rest:
             parts.append(rest)
-        return parts, unknown
+        return parts
 
-    def _learn(self, words: list[str], tokens: list[list[int]]) -> None:
+    def _learn(self, asked: list[str], told: list[list[int]]) -> None:
+        """What was asked for is a word with its space, or text that tells nothing of its words."""
+        new = {text[1:]: tuple(ids) for text, ids in zip(asked, told, strict=True) if _is_word(text)}
         with self._lock:
-            if len(self._known) + len(words) > MAX_WORDS:
+            if len(self._known) + len(new) > MAX_WORDS:
                 self._known = {}
-            self._known.update(zip(words, map(tuple, tokens), strict=True))
+            self._known.update(new)
 
     def check_invariants(self) -> None:
         assert len(self._known) <= MAX_WORDS and all(map(_may_be_known, self._known))
@@ -86,6 +88,10 @@ class WordCache:
 
 def _may_be_known(word: str) -> bool:
     return _WORD.fullmatch(word) is not None
+
+
+def _is_word(text: str) -> bool:
+    return text[0] == " " and _may_be_known(text[1:])
 
 
 def _is_printable(char: str) -> bool:
