@@ -15,7 +15,7 @@ from .figures import quantile
 from .readers import readers
 from .story import Figure, Load
 
-SLOW = 40
+SLOW = 24
 KIB_PER_STREAM = 64
 OTHERS = Load(streams=6, prompt_tokens=(40, 100), max_tokens=(60, 100), whole_share=0.0)
 
@@ -56,7 +56,7 @@ def slow_readers(stack: Stack, times: int, seed: int) -> list[Figure]:
     ]
 
 
-def wait_standing(stack: Stack, timeout_s: float = 60.0) -> None:
+def wait_standing(stack: Stack, timeout_s: float = 180.0) -> None:
     """Until decode has made no token for a second: what its readers have taken so far is all that they get."""
     end_s, last = time.monotonic() + timeout_s, -1.0
     while (made := stack.metric("decode-0", "vllm:generation_tokens_total")) != last:
