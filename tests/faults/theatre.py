@@ -164,6 +164,8 @@ class Theatre:
                     marks["exit"] = time.monotonic()
                     fault.unlink(missing_ok=True)
                     self._down.append(name)
+                else:
+                    wait_gone(fault)
             case Cut():
                 self._cut(event, rng, marks)
             case Shim(for_s):
@@ -322,6 +324,13 @@ class Theatre:
     @staticmethod
     def _monotonic(at: datetime) -> float:
         return time.monotonic() - (datetime.now() - at).total_seconds()
+
+
+def wait_gone(fault: Path, timeout_s: float = 20.0) -> None:
+    """Until the step that was to fail has failed: the worker may have none to do at this moment."""
+    end_s = time.monotonic() + timeout_s
+    while fault.exists() and time.monotonic() < end_s:
+        time.sleep(0.01)
 
 
 def _lines(path: Path) -> int:
