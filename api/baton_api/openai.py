@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import BadRequest
 from .openai_fields import INTERNAL, known_fields
-from .sampling import MAX_TOP_LOGPROBS, SamplingParams
+from .sampling import MAX_LOGIT_BIAS, MAX_TOP_LOGPROBS, SamplingParams
 from .shown import shown
 
 MAX_MESSAGES = 2048
@@ -288,6 +288,8 @@ def _stream(fields: Mapping[str, Any]) -> tuple[bool, bool]:
 
 def _logit_bias(fields: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
     biases = _get(fields, "logit_bias", dict, {})
+    if len(biases) > MAX_LOGIT_BIAS:  # before each is looked at: 5,000 cost 14 ms
+        raise BadRequest(f"logit_bias has {len(biases)} entries; at most {MAX_LOGIT_BIAS}", param="logit_bias")
     for key in biases:
         if not (isinstance(key, str) and BIAS_KEY.fullmatch(key) and int(key) < TOKEN_ID_LIMIT):
             told = f"logit_bias has a key {shown(key)}; keys must be token ids in decimal, below {TOKEN_ID_LIMIT}"
