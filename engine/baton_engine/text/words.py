@@ -42,7 +42,8 @@ class WordCache:
         ids: list[int] = []
         for part in parts:
             ids.extend(next(answers) if isinstance(part, str) else part)
-        self._learn(asked, told)
+        if asked:
+            self._learn(asked, told)
         return ids
 
     def _parts(self, piece: str) -> list[str | Sequence[int]]:
@@ -55,11 +56,12 @@ class WordCache:
         rest, *words = piece.split(" ")
         before: str | None = None
         for word in words:
-            part: str | Sequence[int] | None = known.get(word)
-            if part is None and learnt < LEARNT_AT_ONCE and _may_be_known(word):
+            may_cut = not rest or _is_printable(rest[-1])
+            part: str | Sequence[int] | None = known.get(word) if may_cut else None
+            if may_cut and part is None and learnt < LEARNT_AT_ONCE and _may_be_known(word):
                 part = f" {word}"
                 learnt += 1
-            if part is not None and (not rest or _is_printable(rest[-1])):
+            if part is not None:
                 if rest:
                     parts.append(rest)
                     rest = ""
