@@ -57,7 +57,10 @@ class Tokeniser:
         self._waiting += 1
         running = asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
         running.add_done_callback(self._done)
-        return await running
+        try:
+            return await running
+        finally:
+            del running  # it has the error, the error this frame: a body of megabytes would wait for the collector
 
     def _read(self, request: Asked, salt: bytes, block_sizes: Collection[int]) -> Prompt:
         token_ids = self._reader.read(request, salt)

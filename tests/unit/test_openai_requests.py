@@ -324,8 +324,17 @@ def test_a_body_within_the_limits_is_read() -> None:
     assert json_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
 
+@pytest.mark.parametrize("shift", range(3))
+def test_objects_of_a_large_body_are_counted_where_it_is_cut_too(shift: int) -> None:
+    texts = b'"a{",' * (2 * 4096 - 1)
+    body = b'{"a":[' + b" " * (2**18 + shift) + texts
+    assert len(json_object(body + b"1]}")["a"]) == 2 * 4096
+    with pytest.raises(BadRequest, match="more than 4096 JSON objects"):
+        json_object(body + b'"a{"]}')
+
+
 @pytest.mark.parametrize(("mark", "count"), [(b":", 2**18), (b",", 5 * 2**18)])
 def test_a_body_of_a_million_names_or_values_is_refused_before_it_is_read(mark: bytes, count: int) -> None:
     assert json_object(b'{"a":"' + mark * (count - 1) + b'"}') == {"a": mark.decode() * (count - 1)}
-    with pytest.raises(BadRequest, match=f"the body has {count + 1} times '{mark.decode()}'; at most {count}"):
+    with pytest.raises(BadRequest, match=f"the body has more than {count} times '{mark.decode()}'"):
         json_object(b'{"a":"' + mark * (count + (mark == b",")) + b'"}')

@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         self._held_bytes = 0
         self._head = self._body = None
 
-    def _dispatch(self, head: RequestHead, body: bytes) -> None:
+    def _dispatch(self, head: RequestHead, body: bytes | bytearray) -> None:
         self._phase = BUSY
         self._first = False
         exchange = self._exchange = Exchange(self, head, body)

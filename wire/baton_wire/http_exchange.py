@@ -37,7 +37,7 @@ class Exchange:
         "_resume", "body", "ended", "gone", "headers", "method", "path", "peer", "query", "started", "target",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, head: RequestHead, body: bytes) -> None:
+    def __init__(self, connection: Connection, head: RequestHead, body: bytes | bytearray) -> None:
         self._connection = connection
         self._head = head
         self._keep_alive = head.keep_alive

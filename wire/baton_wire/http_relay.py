@@ -47,8 +47,9 @@ class RelayHandle:
         self.paused = False
 
     def abort(self) -> None:
-        """Forgets the sink and closes the upstream connection. After the end it does nothing."""
+        """Forgets the request and closes the upstream connection. After the end it does nothing."""
         self.aborted = True
+        self._request = b""
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.detach()
@@ -76,6 +77,7 @@ class RelayHandle:
             upstream.pause()
 
     def on_head(self, status: int, headers: dict[str, str]) -> None:
+        self._request = b""  # it will not be repeated, and the answer may take minutes
         self._sink.on_head(status, headers)
 
     def on_end(self) -> None:
@@ -89,4 +91,5 @@ class RelayHandle:
             self._repeatable = False
             self._pool.acquire(self, fresh=True)
         else:
+            self._request = b""
             self._sink.on_error(error)

@@ -198,7 +198,10 @@ class Face:
         self._tokenising += 1
         reading = asyncio.get_running_loop().run_in_executor(self._thread, self._parts.reader.read, parsed)
         reading.add_done_callback(self._tokenised)  # also when nobody waits any more: the thread does not stop for that
-        return tuple(await reading)
+        try:
+            return tuple(await reading)
+        finally:
+            del reading  # it has the error, the error this frame: the prompt would wait for the collector
 
     def _tokenised(self, _: object) -> None:
         self._tokenising -= 1
