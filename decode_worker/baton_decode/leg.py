@@ -49,7 +49,7 @@ class DecodeLeg:
         if job.hand_off is None or job.hand_off.ticket is None:
             await generate(self._parts, job, exchange)
             return
-        stream = EventStream.of(self._parts.engine, job.key)
+        stream = EventStream.of(self._parts.engine, job.key, job.sampling.n)
         self._parts.engine.submit(job.for_engine(Leg.DECODE), stream.put)
         try:
             progress = await self._obtain(job, job.hand_off, job.hand_off.ticket, stream)

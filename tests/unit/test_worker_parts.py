@@ -20,16 +20,21 @@ def never() -> None:
     raise AssertionError("a few events are no reason to pause")
 
 
-async def test_a_reader_that_does_not_keep_up_pauses_the_engine_until_there_is_room() -> None:
+@pytest.mark.parametrize("choices", [1, 20])
+async def test_a_reader_that_does_not_keep_up_pauses_the_engine_until_there_is_room(choices: int) -> None:
     told: list[str] = []
-    stream = EventStream(lambda: told.append("pause"), lambda: told.append("resume"))
-    for _ in range(FULL_EVENTS + 9):
+    stream = EventStream(lambda: told.append("pause"), lambda: told.append("resume"), choices)
+    full, room = FULL_EVENTS * choices, ROOM_EVENTS * choices
+    for _ in range(full - 1):
+        stream.put(Sampled(0, (SampledToken(1),)))
+    assert not told
+    for _ in range(10):
         stream.put(Sampled(0, (SampledToken(1),)))
     assert told == ["pause"]
-    for left in reversed(range(FULL_EVENTS + 9)):
+    for left in reversed(range(full + 9)):
         await stream.next()
-        assert told == (["pause"] if left > ROOM_EVENTS else ["pause", "resume"])
-    for _ in range(FULL_EVENTS):
+        assert told == (["pause"] if left > room else ["pause", "resume"])
+    for _ in range(full):
         stream.put(Sampled(0, (SampledToken(1),)))
     assert told == ["pause", "resume", "pause"]
 

@@ -40,8 +40,11 @@ class ServerLimits:
     """Of one client address; one more gets 429."""
     max_refused_connections: int = 256
     """Open beside the others while their refusal is read; one more is reset without an answer."""
-    write_high_water_bytes: int = 64 * KIB
-    """Above it `drain` waits and relays pause."""
+    write_high_water_bytes: int = 16 * KIB
+    """Above it `drain` waits and relays pause. Small events weigh three times their size there."""
+    max_unsent_bytes: int = 32 * KIB
+    """That the kernel takes of an answer before it can send them (tcp(7), TCP_NOTSENT_LOWAT; Linux only): its own
+    buffer grows to megabytes, and a reader that stands still would be noticed only then."""
     max_write_buffer_bytes: int = 4 * MIB
     """A stream whose writer ignores `drain` is cut here."""
     write_stall_s: float = 60.0
@@ -76,6 +79,9 @@ class ClientLimits:
     """Of a whole answer held in memory (`request`); streams are not counted."""
     max_buffered_bytes: int = 256 * KIB
     """Read ahead of the consumer of a `stream`; then reading pauses."""
+    receive_buffer_bytes: int = 64 * KIB
+    """Of a connection in the kernel (SO_RCVBUF, which does not grow then): all that is read at once, and what a server
+    can send ahead of a consumer that has paused. 64 KiB in flight are 128 MB/s at 0.5 ms."""
     max_coding_bytes: int = 16 * KIB
     """Chunk headers, extensions and trailers between two bytes of payload."""
 

@@ -11,6 +11,7 @@ await server.close(grace_s=10)
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -66,6 +67,9 @@ class HttpServer:
         self._listener = await self.loop.create_server(
             lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=1024
         )
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            for listening in self._listener.sockets:  # what it accepts inherits it
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.limits.max_unsent_bytes)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def wind_down(self) -> None:

@@ -37,7 +37,7 @@ class Progress:
 
 async def generate(parts: Parts, job: Job, exchange: Exchange) -> None:
     """An aggregated request: prompt and answer computed here. Raises what ended it before its head."""
-    stream = EventStream.of(parts.engine, job.key)
+    stream = EventStream.of(parts.engine, job.key, job.sampling.n)
     parts.engine.submit(job.for_engine(Leg.AGGREGATED), stream.put)
     try:
         await answer(parts, job, exchange, stream, Progress((), job.received_s, "prefill"))

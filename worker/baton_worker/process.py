@@ -28,7 +28,6 @@ from baton_api.kubernetes import ADVERTISE_HOST_VARIABLE, WORKER_ID_VARIABLE
 from baton_api.settings import parse
 from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_wire.grpc_server import GrpcServer, start_grpc
-from baton_wire.http_limits import ServerLimits
 from baton_wire.http_server import Exchange, HttpServer, serve
 from baton_wire.pb.control_pb2_grpc import add_WorkerServicer_to_server
 
@@ -42,8 +41,6 @@ from .quarantine import Quarantine
 from .settings import WorkerSettings
 
 log = logging.getLogger("baton.worker")
-LIMITS = ServerLimits(write_high_water_bytes=16 << 10)
-"""A gateway reads at once or, while its client does not, not at all: then a paused answer holds no more than this."""
 MIN_SECRET_BYTES = 32
 CLOSE_S = 10.0
 """After the drain: time for connections and the step under way to end. Kubernetes gives a Pod drain + 15 s."""
@@ -166,7 +163,7 @@ class Worker:
         await self.leg.start()
         services = (lambda server: add_WorkerServicer_to_server(self.control, server), self.leg.add_services)
         self.grpc = await start_grpc(settings.host, settings.control_port, services)
-        self.http = await serve(self.face.handle, settings.host, settings.port, limits=LIMITS)
+        self.http = await serve(self.face.handle, settings.host, settings.port)
         self.parts.telemetry.on_link(settings.kv.transport, self.parts.transport.negotiated)
 
     def info(self) -> WorkerInfo:
