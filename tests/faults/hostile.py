@@ -109,6 +109,7 @@ def hostile(stack: Stack, times: int) -> list[Figure]:
     before, routed = reached(stack), routes(stack)
     base_kib, worst, wrong = _memory_kib(pid, "VmRSS"), {}, []
     for attack in found:
+        _send(port, attack.request)  # a process that has never seen such a body pays for its first memory
         spent_ms = []
         for _ in range(times):
             before_ns = _cpu_ns(pid)
@@ -151,7 +152,7 @@ def ask_well(stack: Stack) -> None:
 
 def _cpu_figure(row: str, found: list[Attack], worst_ms: dict[str, float], times: int) -> Figure:
     name, spent_ms = max(((a.name, worst_ms[a.name]) for a in found if a.row == row), key=lambda pair: pair[1])
-    return Figure(row, f"most CPU ({name})", "ms", spent_ms, CPU_MS, times=times)
+    return Figure(row, f"most CPU ({name})", "ms", spent_ms, CPU_MS if row == "30" else None, times=times)
 
 
 def _send(port: int, request: bytes) -> int:

@@ -16,7 +16,7 @@ from .gateway_drain import drains
 from .hostile import SETTINGS, hostile
 from .overload import POOL_BLOCKS, overload
 from .rate_drain import at_a_rate
-from .slow_readers import slow_readers
+from .slow_readers import ROOMY_BLOCKS, slow_readers
 from .story import Figure
 
 Probe = Callable[[Path, Path, int, int], list[Figure]]
@@ -51,7 +51,7 @@ def row_9(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
 
 
 def row_28(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
-    with Stack.up(model, folder) as stack:
+    with Stack.up(model, folder, worker={"kv": {"num_blocks": ROOMY_BLOCKS}}) as stack:
         return slow_readers(stack, times, seed)
 
 
