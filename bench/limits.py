@@ -1,9 +1,9 @@
 """The native engine against what its device can do: `python -m bench.limits`, `make bench-limits`.
 
 Random weights in the shape of a real model: on a GPU Llama-3-8B in bfloat16, on a CPU Qwen2.5-0.5B in float32. The
-device's limits are measured in the same rounds, with PyTorch alone: bytes that a copy within its memory reads and writes,
-and what a product of large square matrices in the same dtype computes. Where the data sheet's figures are known they
-stand beside, with the goals of 0.7 of its bandwidth and 0.6 of its arithmetic. A row's ratio is the least time that
+device's limits are measured in the same rounds, with PyTorch alone: bytes that a copy within its memory reads and
+writes, and what a product of large square matrices in the same dtype computes. Where the data sheet's figures are known
+they stand beside, with goals of 0.7 of its bandwidth and 0.6 of its arithmetic. A row's ratio is the least time that
 these limits allow by the time taken.
 
 What is counted is what the model needs, whatever the engine does (as "model FLOPs utilization" of PaLM, arXiv
