@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
@@ -11,57 +10,18 @@ import pytest
 
 from baton_operator import kinds
 from baton_operator.process import _main
-from baton_operator.settings import LeaderSettings, OperatorSettings
 from support.fake_api import NAMESPACE, WRITES, FakeCluster
 from support.fake_watch import Asked
-from support.operators import KillAt, condition, eventually, model, operator_settings, running, stripped
+from support.operators import KillAt, condition, eventually, model, operator_settings, running
+from support.settling import is_settled, quiet, settings_of, settled, stalled_ready, state
 
 Json = dict[str, Any]
 
 
-def settings_of(**changes: Any) -> OperatorSettings:
-    return operator_settings(watch_namespaces=(NAMESPACE,), **changes)
-
-
 @pytest.fixture
 async def cluster() -> AsyncIterator[FakeCluster]:
-    fake = FakeCluster()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-def is_settled(cluster: FakeCluster, name: str = "m") -> bool:
-    raw = cluster.of(kinds.MODEL)[name]
-    ready, moving = condition(raw, "Ready"), condition(raw, "Progressing")
-    is_so = ready.get("status") == "True" and moving.get("status") == "False"
-    return is_so and ready["observedGeneration"] == raw["metadata"]["generation"]
-
-
-def state(cluster: FakeCluster) -> dict[str, Json]:
-    """Every object that the operator makes, and what it says of them; no Secret's content, no times."""
-    found = {}
-    for kind in kinds.CHILDREN:
-        for name, item in cluster.of(kind).items():
-            found[f"{kind.kind} {name}"] = stripped(item | {"kind": kind.kind})
-    for name, item in cluster.of(kinds.MODEL).items():
-        status = json.loads(json.dumps(item.get("status", {})))
-        for said in status.get("conditions", []):
-            said.pop("lastTransitionTime")
-        found[f"Model {name}"] = {"spec": item["spec"], "status": status}
-    return found
-
-
-async def settled(cluster: FakeCluster, timeout_s: float = 10.0) -> dict[str, Json]:
-    await eventually(lambda: is_settled(cluster), timeout_s, "the Model settled")
-    return state(cluster)
-
-
-async def quiet(cluster: FakeCluster, seconds: float = 0.3) -> int:
-    """Writes while nothing changes."""
-    before = len(cluster.writes)
-    await asyncio.sleep(seconds)
-    return len(cluster.writes) - before
+    async with FakeCluster.up() as fake:
+        yield fake
 
 
 async def test_a_model_comes_up(cluster: FakeCluster) -> None:
@@ -236,73 +196,6 @@ async def test_what_the_api_server_refuses_for_good_is_said_and_not_repeated(clu
         assert "Deployment m-gateway" in state(cluster)
 
 
-def strangers(cluster: FakeCluster) -> dict[str, Json]:
-    """Objects with the names that Model m will want, of every kind that can be anybody's."""
-    for kind, name, fields in (
-        (kinds.NETWORK_POLICY, "m", {"spec": {"podSelector": {}}}),
-        (kinds.SERVICE, "m-gateway", {"spec": {"ports": [{"port": 443}]}}),
-        (kinds.ROLE, "m-gateway", {"rules": []}),
-        (kinds.CONFIG_MAP, "m-gateway", {"data": {"mine": "yes"}}),
-        (kinds.SERVICE_ACCOUNT, "m-gateway", {}),
-        (kinds.POOL, "m-decode", {"spec": {"role": "decode", "model": "m", "replicas": 3}}),
-    ):
-        cluster.create(kind, {"kind": kind.kind, "metadata": {"name": name}, **fields})
-    return theirs(cluster)
-
-
-def theirs(cluster: FakeCluster) -> dict[str, Json]:
-    """All that no operator has made."""
-    found = {f"{kind.kind} {name}": item for kind in kinds.CHILDREN for name, item in cluster.of(kind).items()}
-    return {name: json.loads(json.dumps(item)) for name, item in found.items() if "labels" not in item["metadata"]}
-
-
-async def test_what_others_made_under_a_models_names_is_not_touched_and_said(cluster: FakeCluster) -> None:
-    before = strangers(cluster)
-    assert len(before) == 6
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await eventually(lambda: "Deployment m-decode" in str(state(cluster)), what="what is free is made")
-        ready = await eventually(lambda: stalled_ready(cluster, "NameTaken"))
-        assert all(f"{name} exists and is not Baton's: delete it or rename the Model" in ready for name in before)
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-        assert theirs(cluster) == before
-        made = state(cluster)
-        assert "RoleBinding m-gateway" not in made and "Deployment m-gateway" not in made
-        cluster.remove(kinds.MODEL, "m")
-        await quiet(cluster, 0.1)
-    assert theirs(cluster) == before
-
-
-def stalled_ready(cluster: FakeCluster, reason: str) -> str | None:
-    ready = condition(cluster.of(kinds.MODEL)["m"], "Ready")
-    return str(ready["message"]) if ready.get("reason") == reason else None
-
-
-async def test_a_name_that_is_free_again_is_taken_when_the_model_changes(cluster: FakeCluster) -> None:
-    cluster.create(kinds.NETWORK_POLICY, {"kind": "NetworkPolicy", "metadata": {"name": "m"}, "spec": {}})
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await eventually(lambda: stalled_ready(cluster, "NameTaken"))
-        cluster.remove(kinds.NETWORK_POLICY, "m")
-        cluster.change(kinds.MODEL, "m", {"metadata": {"annotations": {"look": "again"}}})
-        assert len(await settled(cluster)) == 20
-
-
-async def test_a_pool_that_lost_its_label_is_found_and_keeps_its_size(cluster: FakeCluster) -> None:
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        cluster.change(kinds.POOL, "m-decode", {"spec": {"replicas": 3}})
-        await eventually(lambda: is_settled(cluster) and "3/3" in str(cluster.of(kinds.MODEL)["m"]["status"]))
-        labels = {"app.kubernetes.io/managed-by": None}
-        cluster.change(kinds.POOL, "m-decode", {"metadata": {"labels": labels}})
-        await eventually(lambda: "managed-by" in str(cluster.of(kinds.POOL)["m-decode"]["metadata"]["labels"]))
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-        assert cluster.of(kinds.POOL)["m-decode"]["spec"]["replicas"] == 3 and is_settled(cluster)
-
-
 async def test_what_can_be_retried_is_said_and_holds_up_only_what_needs_it(cluster: FakeCluster) -> None:
     """As a webhook that does not answer."""
     failing = ("/pools", "/roles/", "/configmaps/m-gateway")
@@ -349,50 +242,6 @@ async def test_a_status_that_is_not_written_is_logged_once_and_keeps_no_other_fr
         assert 'baton_operator_errors_total{reason="Refused",what="pools/status"} 1.0' in text
 
 
-async def test_a_lease_that_somebody_deletes_is_made_again_and_work_goes_on(cluster: FakeCluster) -> None:
-    async with running(cluster.access, settings_of(leader=LeaderSettings(renew_s=0.1))) as operator:
-        await eventually(lambda: operator.leading)
-        cluster.remove(kinds.LEASE, "baton-operator")
-        await eventually(lambda: "holderIdentity" in str(cluster.of(kinds.LEASE)), what="the Lease is there again")
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        assert operator.leading
-
-
-async def test_a_pool_without_its_model_says_so(cluster: FakeCluster) -> None:
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        for kind in kinds.CHILDREN:  # as kubectl delete --cascade=orphan does
-            for name in tuple(cluster.of(kind)):
-                cluster.change(kind, name, {"metadata": {"ownerReferences": None}})
-        cluster.remove(kinds.MODEL, "m")
-
-        def lone() -> bool:
-            found = [condition(pool, "Ready") for pool in cluster.of(kinds.POOL).values()]
-            return len(found) == 2 and all(said.get("reason") == "NoSuchModel" for said in found)
-
-        await eventually(lone)
-        assert "kubectl delete -n ns pool m-decode" in str(cluster.of(kinds.POOL)["m-decode"]["status"])
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        assert len(await settled(cluster)) == 20
-        assert condition(cluster.of(kinds.POOL)["m-decode"], "Ready")["reason"] == "AsWanted"
-
-
-async def test_a_model_that_a_finalizer_of_others_holds_says_so(cluster: FakeCluster) -> None:
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        held = {"deletionTimestamp": "2026-11-28T00:00:00Z", "finalizers": ["foregroundDeletion", "example.com/x"]}
-        cluster.change(kinds.MODEL, "m", {"metadata": held})
-        said = str(await eventually(lambda: stalled_ready(cluster, "Deleting")))
-        assert "finalizers of others hold it: example.com/x;" in said
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-
-
 async def test_an_operator_that_breaks_says_of_what(cluster: FakeCluster, caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> str:
         raise RuntimeError("the token is a teapot")
@@ -401,57 +250,6 @@ async def test_an_operator_that_breaks_says_of_what(cluster: FakeCluster, caplog
     assert await asyncio.wait_for(_main(settings_of(port=0), cluster.access), 10.0) == 1
     (said,) = [entry for entry in caplog.records if entry.levelname == "CRITICAL"]
     assert "teapot" in str(said.exc_text or said.exc_info)
-
-
-DRIFT: list[tuple[kinds.Kind, str, Json]] = [
-    (kinds.SERVICE, "m-gateway", {"spec": {"ports": []}}),
-    (kinds.DEPLOYMENT, "m-gateway", {"spec": {"replicas": 0}}),
-    (kinds.CONFIG_MAP, "m-gateway", {"data": {"settings.json": "{}"}}),
-    (kinds.ROLE, "m-gateway", {"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
-    (kinds.POOL, "m-decode", {"metadata": {"labels": {"baton.dev/role": None}}}),
-    (kinds.SECRET, "m-secret", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}),
-    (kinds.NETWORK_POLICY, "m", {"spec": {"ingress": None}}),
-]
-
-
-@pytest.mark.parametrize(("kind", "name", "patch"), DRIFT, ids=[f"{kind.kind} {name}" for kind, name, _ in DRIFT])
-async def test_what_somebody_changes_or_deletes_comes_back(
-    cluster: FakeCluster, kind: kinds.Kind, name: str, patch: Json
-) -> None:
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        wanted = await settled(cluster)
-        cluster.change(kind, name, patch)
-        await eventually(lambda: state(cluster) == wanted, what="as it was")
-        if kind is not kinds.SECRET:
-            cluster.remove(kind, name)
-            await eventually(lambda: state(cluster) == wanted, what="there again")
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-
-
-async def test_what_others_add_is_left_alone(cluster: FakeCluster) -> None:
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        added = {"metadata": {"annotations": {"other": "x"}, "labels": {"team": "a"}}, "spec": {"minReadySeconds": 3}}
-        cluster.change(kinds.DEPLOYMENT, "m-gateway", added)
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-        found = cluster.of(kinds.DEPLOYMENT)["m-gateway"]
-        assert found["metadata"]["labels"]["team"] == "a" and found["spec"]["minReadySeconds"] == 3
-
-
-async def test_a_secret_that_was_there_before_is_used_and_never_overwritten(cluster: FakeCluster) -> None:
-    own = {"kind": "Secret", "metadata": {"name": "m-api-key"}, "data": {"api-key": "b3du"}}
-    cluster.create(kinds.SECRET, own)
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        await quiet(cluster)
-        assert await quiet(cluster) == 0
-    found = cluster.of(kinds.SECRET)["m-api-key"]
-    assert found["data"] == own["data"] and not found["metadata"].get("ownerReferences")
 
 
 async def test_an_outage_stops_nothing_for_good(cluster: FakeCluster) -> None:
@@ -505,33 +303,3 @@ async def test_a_namespace_that_gives_no_rights_stops_no_other(cluster: FakeClus
         cluster.create(kinds.MODEL, model("m", NAMESPACE))
         await settled(cluster)
         assert operator.observer.ready and not operator.observer.is_listed("gone")
-
-
-async def test_a_copy_of_a_deployment_is_its_makers(cluster: FakeCluster) -> None:
-    """With all labels of ours but another revision, to try something out."""
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        name = next(name for name in cluster.of(kinds.DEPLOYMENT) if name.startswith("m-decode-"))
-        copied = json.loads(json.dumps(cluster.of(kinds.DEPLOYMENT)[name]))
-        labels = copied["metadata"]["labels"] | {"baton.dev/revision": "mine"}
-        copied["metadata"] = {"name": "my-copy", "labels": labels}
-        cluster.create(kinds.DEPLOYMENT, copied)
-        cluster.change(kinds.MODEL, "m", {"spec": {"kv": {"blockTokens": 32}}})
-        await eventually(lambda: name not in cluster.of(kinds.DEPLOYMENT) and is_settled(cluster))
-        assert cluster.of(kinds.DEPLOYMENT)["my-copy"]["spec"]["replicas"] == 1
-        assert "1/1" in str(cluster.of(kinds.MODEL)["m"]["status"]["decode"])
-
-
-async def test_two_operators_that_undo_each_other_soon_rest_and_say_so(cluster: FakeCluster) -> None:
-    """Both believe that the namespace is theirs, with images of their own."""
-    async with running(cluster.access, settings_of()):
-        cluster.create(kinds.MODEL, model("m", NAMESPACE))
-        await settled(cluster)
-        async with running(cluster.access, settings_of(gateway_image="localhost/another:test")):
-            await eventually(lambda: "somebody undoes every write" in str(stalled_ready(cluster, UNDONE)), 10.0)
-            await quiet(cluster, 1.0)
-            assert await quiet(cluster, 1.0) <= 10  # what the two say of it; without rests 44 a second
-
-
-UNDONE = "RefusedByApiServer"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from baton_api.crd_schema import json_schema
@@ -63,6 +64,15 @@ class FakeCluster(FakeApi):
     def remove(self, kind: kinds.Kind, name: str) -> None:
         self.delete(kind.path(NAMESPACE), name)
         self.settle()
+
+    @classmethod
+    @asynccontextmanager
+    async def up(cls) -> AsyncIterator[FakeCluster]:
+        fake = await cls().start()
+        try:
+            yield fake
+        finally:
+            await fake.stop()
 
     async def start(self) -> FakeCluster:
         await super().start()
