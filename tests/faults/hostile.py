@@ -39,6 +39,7 @@ def attacks(max_model_len: int) -> list[Attack]:
 def large() -> list[Attack]:
     deep = b"[" * 10_000 + b"]" * 10_000
     messages = b"[" + b",".join([b'{"role":"user","content":"a"}'] * 100_000) + b"]}"
+    nest = b"[" * 60 + b"]" * 60 + b","
     biases = json.dumps({str(i): 1 for i in range(5000)}).encode()
     too_large = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {API_KEY}\r\n".encode()
     return [
@@ -46,6 +47,9 @@ def large() -> list[Attack]:
         Attack("1 MB header", "30", b"GET /health HTTP/1.1\r\nx: " + b"a" * MIB + b"\r\n\r\n", frozenset({431, 400})),
         refused("100 000 messages", "30", CHAT + messages, "/v1/chat/completions"),
         refused("JSON depth 10 000", "30", SPARE + b'"user":' + deep + b"}"),
+        refused("128 000 nests of depth 60", "30", SPARE + b'"user":[' + nest * 128_000 + b"1]}"),
+        refused("1.2 million empty arrays", "30", SPARE + b'"user":[' + b"[]," * 1_200_000 + b"1]}"),
+        refused("250 000 names", "30", SPARE + b",".join(b'"%d":1' % i for i in range(250_000)) + b"}"),
         refused("a million digits", "30", SPARE + b'"seed":' + b"9" * 1_000_000 + b"}"),
         refused("n = 100 000", "30", SPARE + b'"n":100000}'),
         refused("max_tokens = 10^15", "30", b'{"model":"tiny","prompt":"x","max_tokens":1000000000000000}'),

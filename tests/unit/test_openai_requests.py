@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from baton_api.errors import BadRequest
-from baton_api.json_body import json_object
+from baton_api.json_body import MAX_ARRAYS, MAX_COMMAS, MAX_NAMES, json_object
 from baton_api.openai import Message, parse_chat, parse_completion
 from baton_api.sampling import SamplingParams
 
@@ -304,7 +304,8 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
         (b'{"a":"\xff"}', "not UTF-8"),
         (b'{"a":' + b"9" * 5000 + b"}", "is not JSON"),
         (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested deeper than 64"),
+        (b'{"a":' + b"[" * 8_000 + b"]" * 8_000 + b"}", "nested deeper than 64"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "more than 8192 JSON arrays"),
         (b'{"a":[' + b"{}," * 4095 + b"{}]}", "more than 4096 JSON objects"),
         (b'{"a":[' + b'{"role":"user","content":"a"},' * 10_000 + b"{}]}", "more than 4096 JSON objects"),
     ],
@@ -333,8 +334,32 @@ def test_objects_of_a_large_body_are_counted_where_it_is_cut_too(shift: int) -> 
         json_object(body + b'"a{"]}')
 
 
-@pytest.mark.parametrize(("mark", "count"), [(b":", 2**18), (b",", 5 * 2**18)])
-def test_a_body_of_a_million_names_or_values_is_refused_before_it_is_read(mark: bytes, count: int) -> None:
-    assert json_object(b'{"a":"' + mark * (count - 1) + b'"}') == {"a": mark.decode() * (count - 1)}
-    with pytest.raises(BadRequest, match=f"the body has more than {count} times '{mark.decode()}'"):
-        json_object(b'{"a":"' + mark * (count + (mark == b",")) + b'"}')
+@pytest.mark.parametrize(
+    ("one", "limit", "what"),
+    [(b"[]", MAX_ARRAYS - 1, "8192 JSON arrays"), (b"[" * 60 + b"]" * 60, (MAX_ARRAYS - 1) // 60, "8192 JSON arrays"),
+     (b'[{"b":1}]', 4095, "4096 JSON objects")],
+)  # fmt: skip
+def test_more_arrays_than_a_request_needs_are_refused_before_they_are_read(one: bytes, limit: int, what: str) -> None:
+    assert len(json_object(b'{"a":[' + b",".join([one] * limit) + b"]}")["a"]) == limit
+    with pytest.raises(BadRequest, match=f"more than {what}"):
+        json_object(b'{"a":[' + b",".join([one] * (limit + 60)) + b"]}")
+
+
+def test_more_names_than_a_request_needs_are_refused_before_they_are_read() -> None:
+    def names(count: int) -> bytes:
+        return b"{" + b",".join(b'"%d":1' % number for number in range(count)) + b"}"
+
+    assert len(json_object(names(MAX_NAMES))) == MAX_NAMES
+    with pytest.raises(BadRequest, match=f"more than {MAX_NAMES} JSON names"):
+        json_object(names(MAX_NAMES + 1))
+
+
+@pytest.mark.parametrize("text", [b"[" * 10**6, b":" * 10**6, b'[\\":' * 10**5, b"[\\\\" * 10**5])
+def test_brackets_and_colons_inside_texts_are_not_counted(text: bytes) -> None:
+    assert json_object(b'{"a":"' + text + b'"}').keys() == {"a"}
+
+
+def test_a_million_values_are_refused_before_they_are_read() -> None:
+    assert json_object(b'{"a":"' + b"," * MAX_COMMAS + b'"}').keys() == {"a"}
+    with pytest.raises(BadRequest, match=f"more than {MAX_COMMAS} times ','"):
+        json_object(b'{"a":"' + b"," * (MAX_COMMAS + 1) + b'"}')
