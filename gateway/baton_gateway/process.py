@@ -25,7 +25,9 @@ from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_engine.text.prompt import ModelReader
 from baton_wire.http_client import HttpClient
+from baton_wire.http_limits import ClientLimits
 from baton_wire.http_server import HttpServer, serve
+from baton_wire.stops import ignore_stops
 
 from .access import KeyRing
 from .admission import Admission, RetryBudget
@@ -47,6 +49,7 @@ from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MIN_SECRET_BYTES = 32
+WORKER_BUFFER_BYTES = 64 << 10
 
 
 def run(argv: Sequence[str]) -> int:
@@ -170,7 +173,7 @@ class Gateway:
             Registry(settings.heartbeat_misses),
             changes,
             PrefixIndex(settings.index_keys),
-            HttpClient(),
+            HttpClient(ClientLimits(receive_buffer_bytes=WORKER_BUFFER_BYTES)),
             Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
             Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
             Alarms(settings.request_timeout_s),
@@ -271,3 +274,4 @@ async def _main(make: Callable[[], Gateway], on_ready: Callable[[int], None], li
         loop.remove_reader(lifeline)
     log.info("draining")
     await gateway.stop()
+    ignore_stops(loop)

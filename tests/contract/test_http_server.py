@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -169,8 +170,62 @@ async def test_a_slow_reader_holds_the_writer_back() -> None:
         await asyncio.sleep(0.1)
         stalled_at = written
         await asyncio.sleep(0.1)
-        assert written == stalled_at < 20_000_000
+        assert written == stalled_at < 1_000_000
         await until(lambda: ends == ["gone"])
+
+
+@on_both_loops
+async def test_a_whole_answer_read_a_little_now_and_then_arrives() -> None:
+    await read_slowly(whole=True)
+
+
+@on_both_loops
+async def test_a_stream_read_a_little_now_and_then_arrives() -> None:
+    await read_slowly(whole=False)
+
+
+async def read_slowly(*, whole: bool) -> None:
+    """Many times as long as a reader may stand still."""
+    size = 1_000_000
+
+    async def much(exchange: Exchange) -> None:
+        if whole:
+            exchange.respond(200, b"x" * size)
+            return
+        exchange.start(200, (("content-length", str(size)),))
+        for _ in range(size // 1000):
+            exchange.write(b"x" * 1000)
+            await exchange.drain()
+        exchange.end()
+
+    async with served(much, ServerLimits(write_stall_s=0.4)) as server:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+            client.settimeout(5.0)
+            await asyncio.to_thread(client.connect, ("127.0.0.1", server.port))
+            client.sendall(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            began_s, got = time.monotonic(), 0
+            while piece := await asyncio.to_thread(client.recv, 40_000):
+                got += len(piece)
+                await asyncio.sleep(0.03)
+            assert got > size and time.monotonic() - began_s > 1.0
+        assert not server.refused
+
+
+@on_both_loops
+async def test_whole_answers_that_nobody_reads_are_bounded_together() -> None:
+    async def large(exchange: Exchange) -> None:
+        exchange.respond(200, b"x" * 10_000_000)
+
+    async with served(large, ServerLimits(max_bodies_bytes=25_000_000)) as server:
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                _, writer = await stack.enter_async_context(dialled(server))
+                writer.transport.pause_reading()
+                writer.write(GET)
+            await until(lambda: server.refused["answers_full"] >= 1)
+            assert server.bodies.held_bytes <= 25_000_000
+        await until(lambda: server.bodies.held_bytes == 0)
 
 
 @on_both_loops

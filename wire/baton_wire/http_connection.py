@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import fcntl
 import logging
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
@@ -37,12 +40,13 @@ IDLE, HEAD, BODY, BUSY, LINGER, CLOSED = Phase
 
 
 class Connection(asyncio.Protocol):
-    """See the module. `paused_since` is the loop time since when the write buffer has been above its mark."""
+    """See the module. `paused_since`: the write buffer is above its mark, and the loop time when the client last took
+    something of it, as far as was looked."""
 
     __slots__ = (
         "_advancing", "_body", "_buffer", "_checked_bytes", "_discarded_bytes", "_exchange", "_first", "_head",
-        "_held_bytes", "_host", "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since", "_waiters",
-        "paused_since", "peer", "transport",
+        "_held_bytes", "_host", "_left_bytes", "_limits", "_loop", "_phase", "_reading_paused", "_server", "_since",
+        "_waiters", "paused_since", "peer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -62,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._body: LengthBody | ChunkedBody | None = None
         self._held_bytes = 0  # of the server's budget for bodies
         self._discarded_bytes = 0
+        self._left_bytes = 0  # of answers, here and in the kernel, when it was looked at last
         self._exchange: Exchange | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.paused_since: float | None = None
@@ -137,6 +142,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.writing_resumed()
         else:
+            self._let_go_of_body()
             self._resume_reading()
             self._advance()
 
@@ -231,6 +237,17 @@ class Connection(asyncio.Protocol):
         self._held_bytes = size_bytes
         return True
 
+    def _hold_answer(self) -> bool:
+        """Whether the server's budget has room for what is not sent yet of a whole answer; else the client is cut."""
+        size_bytes = self.transport.get_write_buffer_size()
+        try:
+            self._server.bodies.take(size_bytes)
+        except BatonError:
+            self._cut_reader("answers_full", f"{size_bytes} bytes of its answer have no room")
+            return False
+        self._held_bytes = size_bytes
+        return True
+
     def _let_go_of_body(self) -> None:
         self._server.bodies.give(self._held_bytes)
         self._held_bytes = 0
@@ -264,6 +281,8 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         if self._held_bytes:
             self._let_go_of_body()
+        if self.paused_since is not None and not self._hold_answer():
+            return
         if not keep_alive or self._server.winding_down:
             self._close()
             return
@@ -318,9 +337,12 @@ class Connection(asyncio.Protocol):
     def check_clock(self, now: float) -> None:
         """Called by the server's sweep with the loop's time."""
         limits = self._limits
+        if (self.paused_since is not None or self._phase is CLOSED) and self._client_took_some():
+            self.paused_since = self.paused_since and now
+            self._since = now if self._phase is CLOSED else self._since
         waited_s = now - self._since
         if self.paused_since is not None and now - self.paused_since > limits.write_stall_s:
-            self.transport.abort()
+            self._cut_reader("reader_stalled", f"it took nothing of its answer for {limits.write_stall_s:g} s")
         elif self._phase is IDLE and waited_s > (limits.header_timeout_s if self._first else limits.idle_timeout_s):
             self._close()
         elif self._phase is HEAD and waited_s > limits.header_timeout_s:
@@ -331,6 +353,20 @@ class Connection(asyncio.Protocol):
             self._phase is CLOSED and waited_s > limits.write_stall_s
         ):
             self.transport.abort()
+
+    def _client_took_some(self) -> bool:
+        """Since the last look: less is left of what was written, here and unacknowledged in the kernel."""
+        left = self.transport.get_write_buffer_size()
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:
+            left += int.from_bytes(fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+        before, self._left_bytes = self._left_bytes, left
+        return left < before
+
+    def _cut_reader(self, reason: str, told: str) -> None:
+        _log.warning("cut %s: %s", self.peer, told)
+        self._server.refused[reason] += 1
+        self.transport.abort()
 
     def _body_is_slow(self, waited_s: float) -> bool:
         received_bytes = 0 if self._body is None else self._body.received_bytes

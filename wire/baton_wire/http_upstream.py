@@ -107,8 +107,9 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        if (connected := transport.get_extra_info("socket")) is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._limits.receive_buffer_bytes)
+        connected, size_bytes = transport.get_extra_info("socket"), self._limits.receive_buffer_bytes
+        if connected is not None and size_bytes is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self._call = self._call, None

@@ -30,6 +30,7 @@ from baton_api.worker import Role, WorkerInfo, WorkerLoad
 from baton_wire.grpc_server import GrpcServer, start_grpc
 from baton_wire.http_server import Exchange, HttpServer, serve
 from baton_wire.pb.control_pb2_grpc import add_WorkerServicer_to_server
+from baton_wire.stops import ignore_stops
 
 from .answer import complete
 from .control import ControlService
@@ -273,6 +274,7 @@ async def _main(role: Role, build: Callable[[Parts], LegHandler], settings: Work
     except TimeoutError:
         log.error("not closed in %g s, a step may be stuck; ending all the same", CLOSE_S)
         os._exit(1)
+    ignore_stops(loop)
     return worker.exit_code
 
 
