@@ -57,7 +57,7 @@ pressure: install  ## the gateway under slow sockets, a long queue and hostile b
 	cd tests && PYTHONPATH=.:.. ../$(BIN)/python -m pressure $(ARGS)
 
 CASES ?= 1000000
-fuzz: install  ## schemathesis (5,000 cases and more), then CASES inputs to the HTTP parser beside h11
+fuzz: install  ## schemathesis (5,000 cases and more, whatever CASES), then CASES inputs to the HTTP parser beside h11
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m fuzzing --inputs $(CASES) $(ARGS)
 
 demo: install  ## prefill, decode and gateway answer real requests

@@ -11,6 +11,13 @@ from typing import Any
 from .probes import PROBES
 from .rows import rows
 
+PARTS = {
+    "27": "clients that leave mid-stream",
+    "27w": "clients that leave from an answer not streamed",
+    "31": "prompts beyond the context",
+    "32": "malformed and smuggled requests",
+}
+"""Rows that another row's probe answers as well."""
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
@@ -19,6 +26,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     titles = {story.row: story.title for story in rows(resume=True)} | {
         row: title for row, (title, _) in PROBES.items()
     }
+    titles |= PARTS
     lines = ["| row | rounds | figure | value | bar | |", "|---|---|---|---|---|---|"]
     last = ""
     for row in found:
