@@ -1,5 +1,6 @@
 """Whatever the arrivals, aborts, pool sizes and legs: outputs equal the lone request's, and every block comes back."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -66,9 +67,10 @@ class Engines(RuleBasedStateMachine):
         self.prefill, self.decode = bench(prefill_blocks), bench(decode_blocks)
         self.limit = self.decode.limits.max_model_tokens
         self.asked: dict[str, Asked] = {}
+        self.numbers = itertools.count()  # a refused request's id is not used again
 
     def _submit(self, prompt: list[int], sampling: SamplingParams, tenant: int, legs: list[tuple[Bench, Leg]]) -> None:
-        request_id = f"r{len(self.asked)}"
+        request_id = f"r{next(self.numbers)}"
         try:
             for bench, leg in legs:
                 bench.submit(request_id, prompt, sampling, leg, SALTS[tenant])
@@ -103,7 +105,7 @@ class Engines(RuleBasedStateMachine):
         emitted = tuple(
             None if ended else tuple(tokens[:cut]) for ended, (tokens, _), cut in zip(over, whole, cuts, strict=True)
         )
-        request_id = f"r{len(self.asked)}"
+        request_id = f"r{next(self.numbers)}"
         try:
             self.decode.submit(
                 request_id, prompt, sampling, Leg.DECODE if remote else Leg.AGGREGATED, SALTS[tenant], emitted
