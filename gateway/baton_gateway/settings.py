@@ -63,7 +63,7 @@ class GatewaySettings:
         1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
     )
     parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
-    max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies and unread answers in memory, all together", low=1)
+    max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies and unread answers, all together", low=1)
     max_body_bytes: int = setting(16 * 1024 * 1024, "largest request body", low=1)
     max_header_bytes: int = setting(32 * 1024, "request line and header section together", low=1)
     max_headers: int = setting(100, "header fields of a request", low=1)
