@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import fcntl
 import logging
@@ -338,8 +339,10 @@ class Connection(asyncio.Protocol):
         """Called by the server's sweep with the loop's time."""
         limits = self._limits
         if (self.paused_since is not None or self._phase is CLOSED) and self._client_took_some():
-            self.paused_since = self.paused_since and now
-            self._since = now if self._phase is CLOSED else self._since
+            if self.paused_since is not None:
+                self.paused_since = now
+            if self._phase is CLOSED:
+                self._since = now
         waited_s = now - self._since
         if self.paused_since is not None and now - self.paused_since > limits.write_stall_s:
             self._cut_reader("reader_stalled", f"it took nothing of its answer for {limits.write_stall_s:g} s")
@@ -359,7 +362,8 @@ class Connection(asyncio.Protocol):
         left = self.transport.get_write_buffer_size()
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
-            left += int.from_bytes(fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+            with contextlib.suppress(OSError, ValueError):  # closed, and `connection_lost` is still to come
+                left += int.from_bytes(fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
         before, self._left_bytes = self._left_bytes, left
         return left < before
 
