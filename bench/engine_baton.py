@@ -23,15 +23,17 @@ SALT = tenant_salt(b"bench" * 8, "bench")
 
 
 class Collected:
-    """One request's tokens, and when it is over."""
+    """One request's tokens, when they came, and when it is over."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
+        self.at_s: list[float] = []
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def take(self, event: EngineEvent) -> None:
         if isinstance(event, Sampled):
             self.tokens += [token.token_id for token in event.tokens]
+            self.at_s.append(time.perf_counter())
         elif isinstance(event, Failed):
             self.over.set_exception(event.error)
         elif isinstance(event, Finished):

@@ -21,7 +21,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -31,12 +31,12 @@ from transformers import PretrainedConfig
 from baton_api.sampling import SamplingParams
 from baton_engine.engine import NativeEngine
 from baton_engine.limits import EngineSettings
-from baton_engine.nouns import EngineEvent, Failed, Finished, GenerateRequest, Leg, Sampled
+from baton_engine.nouns import GenerateRequest, Leg
 from baton_engine.runner import TorchRunner
 from baton_engine.tensor_settings import TensorSettings
 
 from .engine import FEWEST_IDS
-from .engine_baton import SALT
+from .engine_baton import SALT, Collected
 from .engine_model import SHAPES, make
 from .rows import Measure, Row, compare, show, write
 
@@ -122,22 +122,6 @@ class Needs:
         return Cost(self.item_bytes * self.read_weights, flop)
 
 
-@dataclass(slots=True)
-class Clocked:
-    """One request: when its tokens came."""
-
-    at_s: list[float] = field(default_factory=list)
-    over: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def take(self, event: EngineEvent) -> None:
-        if isinstance(event, Sampled):
-            self.at_s.append(time.perf_counter())
-        elif isinstance(event, Failed):
-            self.over.set_exception(event.error)
-        elif isinstance(event, Finished):
-            self.over.set_result(None)
-
-
 class Driven:
     """The native engine, and requests of new random prompts to it."""
 
@@ -159,13 +143,13 @@ class Driven:
         at_s = [at_s for at_s in answers[0].at_s if first_s <= at_s <= last_s]
         return median(late - early for early, late in itertools.pairwise(at_s))
 
-    async def _answers(self, prompts: Sequence[int], output: int) -> list[Clocked]:
+    async def _answers(self, prompts: Sequence[int], output: int) -> list[Collected]:
         sampling = SamplingParams(temperature=0.0, seed=0, max_tokens=output, ignore_eos=True)
         answers = []
         for tokens in prompts:
             self._count += 1
             prompt = [self._rng.randrange(8, FEWEST_IDS) for _ in range(tokens)]
-            answers.append(Clocked())
+            answers.append(Collected())
             request = GenerateRequest(f"r{self._count}", prompt, sampling, SALT, Leg.AGGREGATED)
             self._engine.submit(request, answers[-1].take)
         await asyncio.gather(*(one.over for one in answers))

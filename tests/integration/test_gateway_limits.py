@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import resource
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from baton_api.errors import SettingError
 from baton_gateway.bounds import ensure_descriptors, server_limits
 from baton_gateway.settings import GatewaySettings
 from baton_wire.http_limits import ServerLimits
-from support.gateways import API_KEY, LONG, chat_body, stage
+from support.fake_worker import FakeWorker, fails
+from support.gateways import API_KEY, LONG, WORKER_KEY, chat_body, stage, until
 
 
 async def test_bodies_are_parsed_alike_on_a_thread(tmp_path: Path) -> None:
@@ -85,3 +88,42 @@ def test_more_connections_than_file_descriptors_stop_the_start(monkeypatch: pyte
         ensure_descriptors(settings)
     ensure_descriptors(replace(settings, max_connections=2000))
     assert asked == [(2512, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("case", "status"),
+    [("served", 200), ("too many objects", 400), ("not JSON", 400), ("beyond the context", 400), ("worker fails", 500)],
+)
+async def test_a_large_body_is_gone_when_its_answer_is_sent_without_the_garbage_collector(
+    tmp_path: Path, case: str, status: int
+) -> None:
+    prompt = "x" * 2**20
+    body = json.dumps(chat_body(prompt)).encode()
+    if case == "too many objects":
+        body = b'{"model":"tiny","messages":[' + b'{"role":"user"},' * 70_000 + b"{}]}"
+    if case == "not JSON":
+        body = body[:-1]
+    limit = 2**19 if case == "beyond the context" else 2**22
+    workers = [FakeWorker(role, WORKER_KEY, role, max_model_len=limit) for role in ("prefill", "decode")]
+    if case == "worker fails":
+        workers[1].behave = fails(500)
+    async with stage(tmp_path, workers) as s:
+        for _ in range(2):  # caches, and whatever else stays for good
+            assert (await s.post("/v1/chat/completions", body)).status == status
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(4):
+                await s.post("/v1/chat/completions", body)
+            await until(lambda: held_bytes(workers) < len(body))
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+
+def held_bytes(workers: list[FakeWorker]) -> int:
+    """What was allocated and is still held, but for the legs that the fake workers remember."""
+    for worker in workers:
+        worker.legs.clear()
+    return tracemalloc.get_traced_memory()[0]
