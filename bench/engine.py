@@ -6,7 +6,8 @@ engines chose alike are counted too: equal weights and float32 should agree but 
 the prefill of its 8-token prompts in it, a seventh of the tokens computed.
 
 vLLM runs eager, as its own CPU documentation starts it, unless --compiled (it then compiles with g++ at the start):
-those are cases of their own. A round of all cases takes an engine about two minutes with a 0.5 B model on a slow core.
+those are cases of their own. Results of cases that are not run stay. A round of all cases takes an engine about two
+minutes with a 0.5 B model on a slow core.
 """
 
 from __future__ import annotations
@@ -196,12 +197,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each engine")
+    names = [" ".join(model) for model in MODELS]
+    parser.add_argument("--models", nargs="+", default=names, choices=names)
+    parser.add_argument(
+        "--cases", nargs="+", default=[case.name for case in CASES], choices=[case.name for case in CASES]
+    )
     parser.add_argument("--compiled", action="store_true", help="vLLM with its compiler, not eager")
     options = parser.parse_args()
     peer = Peer(options.threads, options.compiled)
     rows: list[Row] = []
-    for shape, dtype in MODELS:
-        rows += bench_model(shape, dtype, peer, options.rounds)
+    cases = [case for case in CASES if case.name in options.cases]
+    for shape, dtype in map(str.split, options.models):
+        rows += bench_model(shape, dtype, peer, options.rounds, cases)
         print(write("engine", rows, keep_other_cases=True))
 
 

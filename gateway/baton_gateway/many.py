@@ -67,7 +67,7 @@ def share_of(settings: GatewaySettings, index: int, port: int) -> GatewaySetting
         max_tokenising=max(1, part(settings.max_tokenising)),
         retry_burst=min(settings.retry_burst, max(1, part(settings.retry_burst))),
         resume_burst=min(settings.resume_burst, max(1, part(settings.resume_burst))),
-        text_cache_chars=part(settings.text_cache_chars),
+        text_cache_bytes=part(settings.text_cache_bytes),
         index_keys=max(1, part(settings.index_keys)),
     )
 

@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
             say(api_key=keys[0])
         ring, reader = (
             KeyRing(keys if settings.auth else ()),
-            ModelReader.load(Path(settings.model_path), settings.text_cache_chars),
+            ModelReader.load(Path(settings.model_path), settings.text_cache_bytes),
         )
         if settings.processes > 1:
             return _run_many(settings, secret, ring, reader)

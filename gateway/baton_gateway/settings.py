@@ -54,9 +54,7 @@ class GatewaySettings:
     max_queued: int = setting(1024, "requests waiting for a slot", low=0)
     max_tokenising: int = setting(256, "prompts waiting for the tokeniser", low=1)
     tokeniser_threads: int = setting(1, "threads that tokenise", low=1, high=64)
-    text_cache_chars: int = setting(
-        16_000_000, "characters of texts whose tokens are remembered, about 3 bytes each; 0: none", low=0
-    )
+    text_cache_bytes: int = setting(64 * 1024 * 1024, "memory for texts whose tokens are remembered; 0: none", low=0)
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
     max_connections: int = setting(4096, "client connections open at once", low=1)
     max_connections_per_address: int = setting(

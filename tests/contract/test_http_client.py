@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 
 import pytest
 
@@ -147,3 +149,24 @@ async def test_a_storm_of_chunks_and_segments_arrives_whole() -> None:
                 await sink.done.wait()
             assert sink.body == expected and sink.error is None
             assert sink.headers == {"transfer-encoding": "chunked", "x-a": "1, 2"}
+
+
+@on_both_loops
+async def test_the_kernel_takes_no_more_of_an_answer_than_it_is_told() -> None:
+    """Else it takes a whole answer that nobody reads, and who makes it hears nothing of that."""
+    async with peer(answering(OK), limits=ClientLimits(receive_buffer_bytes=8192)) as (scripted, client):
+        await client.request("GET", scripted.url, timeout_s=5)
+        assert receive_buffers_bytes(int(scripted.url.rsplit(":", 1)[1])) == [2 * 8192]  # Linux doubles it
+
+
+def receive_buffers_bytes(port: int) -> list[int]:
+    """Of this process's connections to `port`."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as held:
+                if held.family == socket.AF_INET and held.getpeername()[1] == port:
+                    found.append(held.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+        except OSError:  # no socket, or not connected
+            continue
+    return found

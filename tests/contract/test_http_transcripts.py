@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import pytest
 
@@ -485,3 +486,17 @@ async def test_one_connection_too_many_is_told_so() -> None:
     extra = Line(echo, server=line.server)
     assert line.statuses == [] and line.server.connections == 2
     assert extra.statuses == [503] and extra.ended and b"retry-after: 1" in extra.answer
+
+
+async def test_a_socket_closed_under_the_clock_does_not_stop_it() -> None:
+    """Between the close and `connection_lost` the kernel cannot be asked any more; all other clocks hang on this."""
+    line = Line(echo, ServerLimits(write_stall_s=10.0))
+    closed = socket.socket()
+    closed.close()
+    line.transport.socket = closed
+    line.feed(b"GET / HTTP/1.0\r\n\r\n")
+    now = asyncio.get_running_loop().time()
+    line.connection.check_clock(now + 1)
+    assert line.transport.closed and not line.transport.aborted
+    line.connection.check_clock(now + 11)
+    assert line.transport.aborted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ TEXTS = st.lists(WORDS, max_size=60).map("".join) | st.text(max_size=60)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama3", "qwen"])
-@given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 400))
-def test_pieces_give_the_tokens_of_the_whole(kind: str, texts: list[str], piece_chars: int, max_chars: int) -> None:
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 6), st.integers(0, 4000))
+def test_pieces_give_the_tokens_of_the_whole(kind: str, texts: list[str], piece_chars: int, max_bytes: int) -> None:
     whole = backend(kind)
 
     def encode(text: str) -> list[int]:
@@ -74,7 +75,7 @@ def test_pieces_give_the_tokens_of_the_whole(kind: str, texts: list[str], piece_
         return [encode(text) for text in texts]
 
     assert cuts_are_safe(whole.to_str())
-    cache = PieceCache(encode_many, max_chars)
+    cache = PieceCache(encode_many, max_bytes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_CHARS", piece_chars)
         for text in [*texts, *texts, texts[0] + texts[-1]]:
@@ -158,3 +159,18 @@ def test_no_more_words_are_known_than_there_is_room_for(monkeypatch: pytest.Monk
         cache.encode(text)
         cache.check_invariants()
     assert set(cache._known) == {"e", "f"}
+
+
+def test_short_texts_are_counted_with_what_it_takes_to_remember_them() -> None:
+    """A chat's short texts take ten times their characters."""
+    cache = PieceCache(lambda texts: [[1] for _ in texts], 1 << 20)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(20_000):
+            cache.encode(f"{number:x}", bytes(16) + number.to_bytes(16))
+            if number % 1000 == 0:
+                assert tracemalloc.get_traced_memory()[0] - before < 1 << 20
+        cache.check_invariants()
+    finally:
+        tracemalloc.stop()

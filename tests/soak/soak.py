@@ -76,8 +76,9 @@ class Result:
 @contextmanager
 def fleet(plan: Plan, directory: Path) -> Iterator[Stack]:
     model = make_model(directory / "model", TinyModel("llama", max_position=2048))
-    # An index that is full once the fleet is warm: one that fills for hours looks like a leak.
-    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, "index_keys": 2_000}
+    # What the gateway remembers is full once the fleet is warm: what fills for hours looks like a leak.
+    remembers = {"index_keys": 2_000, "text_cache_bytes": 64 * 1024}
+    limits = {"max_connections_per_address": 256, "request_timeout_s": 50.0, **remembers}
     with Stack.up(model, directory / "run", prefill=2, decode=2, transport=plan.transport, gateway=limits) as stack:
         yield stack
 

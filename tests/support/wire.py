@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,6 +24,7 @@ class MemoryTransport(asyncio.Transport):
     def __init__(self, host: str = "192.0.2.1") -> None:
         super().__init__()
         self.host = host
+        self.socket: socket.socket | None = None
         self.sent = b""
         self.closed = False
         self.aborted = False
@@ -62,7 +64,7 @@ class MemoryTransport(asyncio.Transport):
         pass
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return (self.host, 4711) if name == "peername" else default
+        return {"peername": (self.host, 4711), "socket": self.socket}.get(name, default)
 
 
 class Line:

@@ -23,17 +23,17 @@ class ModelReader:
     what is far beyond it is refused before it is tokenised, which is what costs most."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int | None = None, cache_chars: int = 0
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, context: int | None = None, cache_bytes: int = 0
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context
-        self._cache = tokenizer.piece_cache(cache_chars) if cache_chars else None
+        self._cache = tokenizer.piece_cache(cache_bytes) if cache_bytes else None
 
     @classmethod
-    def load(cls, folder: Path, cache_chars: int = 0) -> ModelReader:
+    def load(cls, folder: Path, cache_bytes: int = 0) -> ModelReader:
         """Raises SettingError."""
-        return cls(Tokenizer.load(folder), load_chat_template(folder), _context(folder), cache_chars)
+        return cls(Tokenizer.load(folder), load_chat_template(folder), _context(folder), cache_bytes)
 
     def read(self, request: ChatRequest | CompletionRequest, owner: bytes = b"") -> Sequence[int]:
         """`owner`: whose text it is; what is remembered of it helps nobody else. Raises BadRequest."""

@@ -87,11 +87,11 @@ class Tokenizer:
                 break
         return count
 
-    def piece_cache(self, max_chars: int) -> PieceCache | None:
+    def piece_cache(self, max_bytes: int) -> PieceCache | None:
         """Remembers pieces of rendered chats (no special tokens added); None for a tokenizer that cannot be cut."""
         if not cuts_are_safe(self._backend.to_str()):
             return None
-        return PieceCache(self._encode_many, max_chars)
+        return PieceCache(self._encode_many, max_bytes)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
