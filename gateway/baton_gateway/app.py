@@ -130,13 +130,12 @@ class App:
         return _say(exchange, self._described(), visitor)
 
     def _described(self) -> dict[str, object]:
-        lengths = [worker.info.max_model_len for worker in self._parts.registry.routable()]
         return {
             "id": self._parts.registry.model,
             "object": "model",
             "created": self._created_s,
             "owned_by": "baton",
-            "max_model_len": max(lengths, default=None),
+            "max_model_len": self._parts.registry.longest_context,
         }
 
     async def _openapi(self, exchange: Exchange, visitor: Visitor) -> int:

@@ -77,7 +77,7 @@ async def find_route(parts: Parts, job: Job) -> Route:
         if parts.now() >= give_up_s:
             raise NoCapacity(found.message, code="rejected-no-endpoints", retry_after_s=found.retry_after_s)
         await parts.changes.wait(give_up_s - parts.now())
-        check_context(parts.registry.routable(), job.asked, job.prompt)
+        check_context(parts.registry, job.asked, job.prompt)
 
 
 def decide(parts: Parts, job: Job) -> Route | Refusal:

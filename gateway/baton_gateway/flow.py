@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
-from baton_api.json_body import json_object
 from baton_api.openai import chat_of, completion_of
 from baton_api.openai_fields import known_fields
 from baton_wire.http_server import Exchange
@@ -15,7 +14,7 @@ from .access import worker_headers
 from .attempt import Attempt
 from .dispatch import first_answer
 from .events import DONE, END, StreamTail, usage_of
-from .job import Job, Parts, Visitor, check_context, check_model
+from .job import Job, Parts, Visitor, check_context, check_model, fields_of
 from .legs import AnyPrompt
 from .resume import Leader
 from .text_prompt import TextPrompt
@@ -42,7 +41,7 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
             prompt = await parts.tokeniser.read(asked, *naming(parts, asked, visitor.tenant))
         timeline.lap("tokenise", parts.now())
         if prompt.exact:
-            check_context(parts.registry.routable(), asked, prompt)
+            check_context(parts.registry, asked, prompt)
         headers = worker_headers(exchange.headers, visitor.request_id, parts.worker_key)
         deadline_s = timeline.start_s + parts.settings.request_timeout_s
         job = Job(visitor.request_id, exchange.path, fields, asked, prompt, headers, deadline_s, timeline)
@@ -64,14 +63,14 @@ async def serve(parts: Parts, exchange: Exchange, visitor: Visitor) -> int:
 async def read_off_loop(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     """`read`, on a thread where the body is large. Raises BadRequest, Overloaded."""
     if len(exchange.body) <= parts.settings.parse_inline_bytes:
-        return read(exchange)
-    return await parts.tokeniser.elsewhere(read, exchange)
+        return read(parts, exchange)
+    return await parts.tokeniser.elsewhere(read, parts, exchange)
 
 
-def read(exchange: Exchange) -> tuple[dict[str, Any], Asked]:
+def read(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     """The body's used fields and the request they make. Raises BadRequest."""
     chat = exchange.path == CHAT_PATH
-    fields = known_fields(json_object(exchange.body), chat=chat, internal=False)
+    fields = known_fields(fields_of(parts, exchange), chat=chat, internal=False)
     return fields, chat_of(fields) if chat else completion_of(fields)
 
 

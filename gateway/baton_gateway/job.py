@@ -10,9 +10,10 @@ from typing import Any
 
 from baton_api.blocks import derive_key, tenant_salt
 from baton_api.errors import ContextLengthExceeded, NotFound
+from baton_api.json_body import json_object, max_values_for
 from baton_api.openai import ChatRequest
-from baton_api.routing import WorkerView
 from baton_wire.http_client import HttpClient
+from baton_wire.http_server import Exchange
 
 from .admission import Admission, RetryBudget
 from .attempt import Attempt, Failure
@@ -101,11 +102,16 @@ def check_model(registry: Registry, model: str) -> None:
         raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
 
 
-def check_context(workers: tuple[WorkerView, ...], asked: Asked, prompt: AnyPrompt) -> None:
+def fields_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:
+    """The body as a JSON object, no larger than this model's prompts have use for. Raises BadRequest."""
+    return json_object(exchange.body, max_values=max_values_for(parts.registry.longest_context))
+
+
+def check_context(registry: Registry, asked: Asked, prompt: AnyPrompt) -> None:
     """Raises ContextLengthExceeded with the counts before any worker is asked. An estimate refuses nothing."""
     if not prompt.exact:
         return
-    limit = max((worker.info.max_model_len for worker in workers), default=None)
+    limit = registry.longest_context
     wanted = asked.sampling.max_tokens or 1
     if limit is not None and len(prompt) + wanted > limit:
         raise ContextLengthExceeded(

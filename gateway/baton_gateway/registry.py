@@ -73,6 +73,8 @@ class Registry:
         self.model = ""
         self.block_sizes: frozenset[int] = frozenset()
         """Every block size in the fleet, in tokens."""
+        self.longest_context: int | None = None
+        """Of the workers that are routable, in tokens."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -172,6 +174,7 @@ class Registry:
         self._routable = tuple(
             member.view for member in members if member.view is not None and self._state(member) == "ready"
         )
+        self.longest_context = max([view.info.max_model_len for view in self._routable], default=None)
         self.block_sizes = frozenset(member.info.block_tokens for member in members if member.info is not None)
 
     def is_routable(self, url: str) -> bool:

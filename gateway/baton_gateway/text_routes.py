@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from baton_api.errors import BadRequest
-from baton_api.json_body import json_object
 from baton_api.openai import checked_ids, parse_chat, parse_completion
 from baton_api.shown import shown
 from baton_wire.http_server import Exchange
 
-from .job import Parts, check_model
+from .job import Parts, check_model, fields_of
 
 
 async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
@@ -19,10 +18,9 @@ async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     asked = parse_chat(body) if "messages" in body else parse_completion(body)
     check_model(parts.registry, asked.model)
     prompt = await parts.tokeniser.read(asked, b"", ())
-    lengths = [worker.info.max_model_len for worker in parts.registry.routable()]
     return {
         "count": len(prompt),
-        "max_model_len": max(lengths, default=None),
+        "max_model_len": parts.registry.longest_context,
         "tokens": prompt.token_ids,
         "token_strs": None,
     }
@@ -45,5 +43,5 @@ async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
 async def body_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     """The body's fields; a large one is parsed on a thread. Raises BadRequest, Overloaded."""
     if len(exchange.body) <= parts.settings.parse_inline_bytes:
-        return json_object(exchange.body)
-    return await parts.tokeniser.elsewhere(json_object, exchange.body)
+        return fields_of(parts, exchange)
+    return await parts.tokeniser.elsewhere(fields_of, parts, exchange)

@@ -50,6 +50,7 @@ def large() -> list[Attack]:
         refused("128 000 nests of depth 60", "30", SPARE + b'"user":[' + nest * 128_000 + b"1]}"),
         refused("1.2 million empty arrays", "30", SPARE + b'"user":[' + b"[]," * 1_200_000 + b"1]}"),
         refused("250 000 names", "30", SPARE + b",".join(b'"%d":1' % i for i in range(250_000)) + b"}"),
+        refused("a million token ids", "30", b'{"model":"tiny","prompt":[' + b"123456," * 999_999 + b"1]}"),
         refused("a million digits", "30", SPARE + b'"seed":' + b"9" * 1_000_000 + b"}"),
         refused("n = 100 000", "30", SPARE + b'"n":100000}'),
         refused("max_tokens = 10^15", "30", b'{"model":"tiny","prompt":"x","max_tokens":1000000000000000}'),

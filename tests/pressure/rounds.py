@@ -18,7 +18,7 @@ from support.stack import Stack
 
 from .healthy import HEALTH, SMALL, latencies_ms, metric
 from .process import Watched
-from .slow import SlowCrowd
+from .slow import slow_crowd
 
 HEALTHY = "127.0.0.2"
 SLOW_S = 30.0
@@ -44,7 +44,7 @@ async def slow_sockets(stack: Stack, count: int, *, held: int) -> list[Row]:
     alone = await latencies_ms(server, SMALL, SLOW_S / 3, 0.02, HEALTHY)
     before = gateway.rss_mib()
     gateway.forget_peak()
-    async with SlowCrowd(server, count) as crowd:
+    async with slow_crowd(server, count) as met:
         await asyncio.sleep(8.0)
         computing_s = await _computed(stack)
         opened = await _connections(server)
@@ -53,7 +53,7 @@ async def slow_sockets(stack: Stack, count: int, *, held: int) -> list[Row]:
         refused = await metric(server, REFUSED, HEALTHY)
     peak = gateway.peak_mib()
     case = f"{count} slow sockets of one address, {'all held' if held == count else 'capped'}"
-    print(f"{case}: their answers made after {8 + computing_s:.0f} s; open then {opened}; {dict(crowd.met)}")
+    print(f"{case}: their answers made after {8 + computing_s:.0f} s; open then {opened}; {dict(met)}")
     base = ("alone", median(alone))
     return [
         single(case, "sockets", median(opened), ("held", held), bar=0.9, metric="open, median", better="higher"),

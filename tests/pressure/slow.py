@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from faults.client import head_and
 
 Address = tuple[str, int]
 DRIBBLE_S = 1.0
+AGAIN_S = 0.1
 BODY = json.dumps(
     {"model": "tiny", "prompt": list(range(3, 40)), "max_tokens": 24, "ignore_eos": True, "stream": True}
     | {"logprobs": 20, "return_token_ids": True}
@@ -52,44 +56,57 @@ KINDS: tuple[Callable[[socket.socket], Awaitable[None]], ...] = (
 )  # fmt: skip
 
 
-class SlowCrowd:
-    """`count` sockets, a quarter of each kind, from one address. `met`: how often each kind was cut or refused."""
+@asynccontextmanager
+async def slow_crowd(server: Address, count: int) -> AsyncIterator[Counter[str]]:
+    """`count` sockets, a quarter of each kind, from one address. How often each kind was cut or refused is known when
+    they have left. In a process of their own: they take no turns from the client that is timed."""
+    command = (sys.executable, "-m", "pressure.slow", *map(str, (*server, count)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    met: Counter[str] = Counter()
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    try:
+        yield met
+    finally:
+        told, _ = await process.communicate()
+    assert process.returncode == 0, f"the slow sockets ended with {process.returncode}"
+    met.update(json.loads(told))
 
-    def __init__(self, server: Address, count: int, address: str = "127.0.0.1") -> None:
-        self._server, self._count, self._address = server, count, address
-        self._tasks: list[asyncio.Task[None]] = []
-        self.open = 0
-        self.met: Counter[str] = Counter()
 
-    async def __aenter__(self) -> SlowCrowd:
-        self._tasks = [asyncio.create_task(self._one(KINDS[n % len(KINDS)], n)) for n in range(self._count)]
-        return self
+async def crowd(server: Address, count: int) -> Counter[str]:
+    """Until the input ends."""
+    met: Counter[str] = Counter()
+    tasks = [asyncio.create_task(_one(server, KINDS[n % len(KINDS)], n, met)) for n in range(count)]
+    await asyncio.to_thread(sys.stdin.read)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return met
 
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _one(self, kind: Callable[[socket.socket], Awaitable[None]], number: int) -> None:
-        await asyncio.sleep(0.001 * number)
-        loop = asyncio.get_running_loop()
-        while True:
-            with socket.socket() as sock:
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # else the kernel reads on for it
-                try:
-                    sock.bind((self._address, 0))
-                    await loop.sock_connect(sock, self._server)
-                    self.open += 1
-                    try:
-                        await kind(sock)
-                    finally:
-                        self.open -= 1
-                    self.met[f"{kind.__name__}: closed"] += 1
-                except OSError as error:
-                    self.met[f"{kind.__name__}: {type(error).__name__}"] += 1
-            await asyncio.sleep(DRIBBLE_S)
+async def _one(
+    server: Address, kind: Callable[[socket.socket], Awaitable[None]], number: int, met: Counter[str]
+) -> None:
+    await asyncio.sleep(0.001 * number)
+    loop = asyncio.get_running_loop()
+    while True:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # else the kernel reads on for it
+            try:
+                await loop.sock_connect(sock, server)
+                await kind(sock)
+                met[f"{kind.__name__}: closed"] += 1
+            except OSError as error:
+                met[f"{kind.__name__}: {type(error).__name__}"] += 1
+        await asyncio.sleep(AGAIN_S)
 
 
 async def _send(sock: socket.socket, data: bytes) -> None:
     await asyncio.get_running_loop().sock_sendall(sock, data)
+
+
+if __name__ == "__main__":
+    host, port, number = sys.argv[1:]
+    print(json.dumps(asyncio.run(crowd((host, int(port)), int(number)))))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from baton_api.errors import BadRequest
-from baton_api.json_body import MAX_ARRAYS, MAX_COMMAS, MAX_NAMES, json_object
+from baton_api.json_body import MAX_ARRAYS, MAX_NAMES, MAX_VALUES, json_object, max_values_for
 from baton_api.openai import Message, parse_chat, parse_completion
 from baton_api.sampling import SamplingParams
 
@@ -354,12 +354,20 @@ def test_more_names_than_a_request_needs_are_refused_before_they_are_read() -> N
         json_object(names(MAX_NAMES + 1))
 
 
-@pytest.mark.parametrize("text", [b"[" * 10**6, b":" * 10**6, b'[\\":' * 10**5, b"[\\\\" * 10**5])
-def test_brackets_and_colons_inside_texts_are_not_counted(text: bytes) -> None:
+@pytest.mark.parametrize("text", [b"[" * 10**6, b":" * 10**6, b"," * 2 * 10**6, b'[\\":' * 10**5, b"[\\\\" * 10**5])
+def test_brackets_colons_and_commas_inside_texts_are_not_counted(text: bytes) -> None:
     assert json_object(b'{"a":"' + text + b'"}').keys() == {"a"}
 
 
-def test_a_million_values_are_refused_before_they_are_read() -> None:
-    assert json_object(b'{"a":"' + b"," * MAX_COMMAS + b'"}').keys() == {"a"}
-    with pytest.raises(BadRequest, match=f"more than {MAX_COMMAS} times ','"):
-        json_object(b'{"a":"' + b"," * (MAX_COMMAS + 1) + b'"}')
+def test_more_values_than_a_prompt_of_the_context_are_refused_before_they_are_read() -> None:
+    def ids(count: int) -> bytes:
+        return b'{"prompt":[' + b"1," * (count - 1) + b"1]}"
+
+    most = max_values_for(2048)
+    assert 2048 < most < 70_000 and max_values_for(None) == max_values_for(2**40) == MAX_VALUES > 2**20
+    assert len(json_object(ids(most), max_values=most)["prompt"]) == most
+    with pytest.raises(BadRequest, match=f"more than {most} JSON values"):
+        json_object(ids(most + 2), max_values=most)
+    assert len(json_object(ids(most + 2))["prompt"]) == most + 2
+    with pytest.raises(BadRequest, match=f"more than {MAX_VALUES} JSON values"):
+        json_object(ids(MAX_VALUES + 2))
