@@ -69,7 +69,7 @@ async def slow_crowd(server: Address, count: int) -> AsyncIterator[Counter[str]]
     try:
         yield met
     finally:
-        told, _ = await process.communicate()
+        told, _ = await process.communicate(b"")  # closes its input, which None does not
     assert process.returncode == 0, f"the slow sockets ended with {process.returncode}"
     met.update(json.loads(told))
 
