@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from baton_api.errors import DeadlineExceeded, NoCapacity
-from baton_wire.http_server import ClientGone, Exchange, ServerLimits
+from baton_wire.http_server import SWEPT_AT_ONCE, ClientGone, Exchange, ServerLimits
 from support.wire import Line, echo
 
 LIMITS = ServerLimits(max_body_bytes=100, max_header_bytes=300, max_headers=8, max_target_bytes=100)
@@ -500,3 +500,18 @@ async def test_a_socket_closed_under_the_clock_does_not_stop_it() -> None:
     assert line.transport.closed and not line.transport.aborted
     line.connection.check_clock(now + 11)
     assert line.transport.aborted
+
+
+async def test_slow_clients_are_cut_a_few_in_each_turn_of_the_loop() -> None:
+    """Hundreds at once would hold everybody else up."""
+    first = Line(echo, ServerLimits(header_timeout_s=0.01))
+    lines = [first, *(Line(echo, server=first.server) for _ in range(3 * SWEPT_AT_ONCE))]
+    for line in lines:
+        line.feed(b"GET / HT")
+    await asyncio.sleep(0.02)
+    first.server._sweep()
+    told = []
+    while not told or told[-1] < len(lines):
+        told.append(sum(line.statuses == [408] for line in lines))
+        await asyncio.sleep(0)
+    assert told == [SWEPT_AT_ONCE, 2 * SWEPT_AT_ONCE, 3 * SWEPT_AT_ONCE, len(lines)]

@@ -32,6 +32,7 @@ returns None and has the answer completed by callbacks. A BatonError becomes its
 500; once the answer has started both break it off."""
 
 
+SWEPT_AT_ONCE = 64
 TURNS_TO_ACCEPT = 2
 """Of the event loop: closing the listener resets connections that the kernel has made and nobody has accepted yet."""
 
@@ -55,7 +56,7 @@ class HttpServer:
         self._turned_away: set[Connection] = set()  # of these; they take nobody's place
         self._running: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.Handle | None = None
 
     @property
     def connections(self) -> int:
@@ -140,10 +141,19 @@ class HttpServer:
 
     def _sweep(self) -> None:
         self.date_line = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
+        self._check_clocks(list(self._open))
+
+    def _check_clocks(self, left: list[Connection]) -> None:
+        """A few in each turn of the loop: to cut hundreds of slow clients at once would hold the others up."""
         now = self.loop.time()
-        for connection in tuple(self._open):
-            connection.check_clock(now)
-        self._sweep_timer = self.loop.call_later(self.limits.sweep_interval_s, self._sweep)
+        for connection in left[-SWEPT_AT_ONCE:]:
+            if connection in self._open:
+                connection.check_clock(now)
+        del left[-SWEPT_AT_ONCE:]
+        if left:
+            self._sweep_timer = self.loop.call_soon(self._check_clocks, left)
+        else:
+            self._sweep_timer = self.loop.call_later(self.limits.sweep_interval_s, self._sweep)
 
 
 async def serve(
