@@ -18,7 +18,7 @@ NO_TENANT = ""
 
 BlockKey: TypeAlias = bytes
 TextKey: TypeAlias = int
-"""Of `text_keys`: of this process only."""
+"""Of `text_keys`: of this process and those forked from it only."""
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:
@@ -59,11 +59,11 @@ def block_keys(tokens: Sequence[int], block_tokens: int, salt: bytes) -> tuple[B
 
 
 def text_keys(text: bytes, block_bytes: int, salt: bytes) -> list[TextKey]:
-    """Keys of the whole blocks of `text`, `block_bytes` each, for one process's own memory of what it routed where.
+    """Keys of the whole blocks of `text`, `block_bytes` each, for a gateway's own memory of what it routed where.
 
-    key[i] = hash((key[i - 1], block i)), key[-1] = salt, with Python's keyed hash (SipHash-1-3 under a secret of this
-    process): 64 bits, five times cheaper than blake2b. They name no KV and never leave the process; two texts of one
-    key would only be thought to share a prefix.
+    key[i] = hash((key[i - 1], block i)), key[-1] = salt, with Python's keyed hash (SipHash-1-3 under a secret that a
+    process shares with its forked children only): 64 bits, five times cheaper than blake2b. They name no KV; two texts
+    of one key would only be thought to share a prefix.
     """
     keys: list[TextKey] = []
     parent: int | bytes = salt

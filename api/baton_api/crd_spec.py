@@ -103,7 +103,9 @@ class RoutingSpec:
     min_remote_prefill_tokens: int = setting(
         32, "shorter (uncached) prompts are prefilled on decode", low=0, high=MAX_SAFE_INT
     )
-    index_keys: int = setting(500_000, "block keys in the gateway's prefix index", low=1, high=MAX_SAFE_INT)
+    index_keys: int = setting(
+        500_000, "block keys in the prefix index of each gateway process", low=1, high=MAX_SAFE_INT
+    )
     max_in_flight: int = setting(1024, "requests being served at once", low=1, high=MAX_SAFE_INT)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0, high=MAX_SAFE_INT)
     max_connections: int = setting(

@@ -8,6 +8,6 @@ Does not belong here: how tokens are made (engine) or how KV moves (kv_transfer)
     app -> flow -> tokenising, admission, dispatch -> attempt -> relay    one request
     strand                                                               what runs a request, without a task
     source, kube_source -> discovery                                     the fleet, live
-    many -> seat -> board                                                several processes on one port
+    many -> seat -> board, ring                                          several processes on one port
     job, process, __main__                                               what is shared, wiring
 """

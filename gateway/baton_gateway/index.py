@@ -16,18 +16,21 @@ from baton_api.blocks import BlockKey, TextKey
 
 Key = BlockKey | TextKey
 Keys = dict[Key, None]
+Routed = tuple[str, Sequence[Key]]
+"""A worker's url and the keys of a prompt that it will soon hold."""
 
 
 class PrefixIndex:
     """At most `max_keys` keys, of all workers together (invariant I9). Two generations: what is routed is young; when
     the young are half of all, the old are forgotten and the young become old. So the least recently routed half goes
-    first, and what was routed again stays."""
+    first, and what was routed again stays. `news`: what was recorded, for who takes it; None where nobody does."""
 
     def __init__(self, max_keys: int) -> None:
         self._half = max(1, max_keys // 2)
         self._young: dict[str, Keys] = {}
         self._old: dict[str, Keys] = {}
         self._young_count = 0
+        self.news: list[Routed] | None = None
 
     def __len__(self) -> int:
         return self._young_count + sum(map(len, self._old.values()))
@@ -35,6 +38,12 @@ class PrefixIndex:
     def record(self, keys: Sequence[Key], url: str) -> None:
         """`url` will soon hold these blocks, the prompt's first ones; of a prompt longer than half the index only as
         many as that."""
+        if self.news is not None:
+            self.news.append((url, keys))
+        self.hear(keys, url)
+
+    def hear(self, keys: Sequence[Key], url: str) -> None:
+        """The same, and no news."""
         if len(keys) > self._half:
             keys = keys[: self._half]
         if self._young_count + len(keys) > self._half:

@@ -1,8 +1,8 @@
 """Several gateway processes on one port: forks them, starts again what died, and ends them all.
 
 The kernel spreads connections over their sockets (SO_REUSEPORT). What they share: the port, the secret, the API keys;
-limits, divided so that all together keep to what was set; load and counters, by way of the board. What each has of its
-own: connections, heartbeats, the prefix index.
+limits, divided so that all together keep to what was set; load and counters, by way of the board; where prompts were
+routed, by way of rings: the prefix index of each knows of all. What each has of its own: connections, heartbeats.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ def share_of(settings: GatewaySettings, index: int, port: int) -> GatewaySetting
         retry_burst=min(settings.retry_burst, max(1, part(settings.retry_burst))),
         resume_burst=min(settings.resume_burst, max(1, part(settings.resume_burst))),
         text_cache_bytes=part(settings.text_cache_bytes),
-        index_keys=max(1, part(settings.index_keys)),
     )
 
 

@@ -39,6 +39,7 @@ from .index import PrefixIndex
 from .job import Parts
 from .many import BAD_SETTING_EXIT, Family, reserve_port, share_of
 from .registry import Registry
+from .ring import Rings
 from .seat import Seat
 from .settings import GatewaySettings
 from .source import source_of
@@ -87,11 +88,11 @@ def _run_one(make: Callable[[], Gateway], on_ready: Callable[[int], None], lifel
 
 def _run_many(settings: GatewaySettings, secret: bytes, ring: KeyRing, reader: Reader) -> int:
     held = reserve_port(settings.host, settings.port)
-    port, board = held.getsockname()[1], Board(settings.processes)
+    port, board, rings = held.getsockname()[1], Board(settings.processes), Rings(settings.processes)
 
     def serve_one(index: int, tell: Callable[[], None], lifeline: int) -> int:
         mine = share_of(settings, index, port)
-        return _run_one(Gateway.of(mine, secret, ring, reader, Seat(board, index)), lambda _: tell(), lifeline)
+        return _run_one(Gateway.of(mine, secret, ring, reader, Seat(board, rings, index)), lambda _: tell(), lifeline)
 
     gc.collect()
     gc.freeze()

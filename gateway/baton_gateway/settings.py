@@ -45,7 +45,7 @@ class GatewaySettings:
         choices=("tokens", "text"),
     )
     min_remote_prefill_tokens: int = setting(32, "shorter (uncached) prompts are prefilled on decode", low=0)
-    index_keys: int = setting(500_000, "block keys the prefix index holds, about 150 bytes each", low=1)
+    index_keys: int = setting(500_000, "block keys in the prefix index of each process, about 150 bytes each", low=1)
 
     request_timeout_s: float = setting(600.0, "from receipt to the answer's end", low=0.01)
     first_byte_timeout_s: float = setting(60.0, "from sending the legs to the first token of a stream", low=0.01)

@@ -1,4 +1,4 @@
-"""Two real gateway processes on one port: load and counters are shared, limits divided, a dead one comes back."""
+"""Two real gateway processes on one port: load, counters, prefixes are shared, limits divided; a dead one returns."""
 
 from __future__ import annotations
 
@@ -142,6 +142,28 @@ async def test_what_one_process_has_in_flight_the_other_sees(tmp_path: Path) -> 
             held.close()
         finally:
             await client.close()
+
+
+async def test_where_one_process_sent_a_prompt_the_other_sends_the_next_one_like_it(tmp_path: Path) -> None:
+    async with two_processes(tmp_path, min_remote_prefill_tokens=100_000) as pair:
+        first, second = pair.workers
+        first.behave = answer(*"abcdefghij", delay_s=6.0)
+        client = HttpClient()
+        try:
+            held = await pair.stream(client)
+            assert first.legs[-1].body.get("stream"), "of two idle ones the smaller id"
+            await asyncio.sleep(SHARED_S)
+            story = "once upon a time " * 20
+            assert (await pair.chat(story)).status == 200
+            held.close()
+        finally:
+            await client.close()
+        first.behave = answer("x")
+        await asyncio.sleep(SHARED_S)
+        before = len(second.legs)
+        for _ in range(20):
+            assert (await pair.chat(story)).status == 200
+        assert len(second.legs) == before + 20, "whichever process was asked"
 
 
 async def test_at_sigterm_both_end_what_they_admitted(tmp_path: Path) -> None:
