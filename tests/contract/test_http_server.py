@@ -148,6 +148,23 @@ async def test_a_client_that_leaves_before_or_in_the_middle_of_its_answer_is_not
 
 
 @on_both_loops
+async def test_a_client_that_leaves_behind_what_it_sent_ahead_is_noticed() -> None:
+    """It is not read, and so is its end."""
+    gone = asyncio.Event()
+
+    def hold(exchange: Exchange) -> None:
+        exchange.on_gone(gone.set)
+
+    limits = ServerLimits(max_pipelined_bytes=1000, linger_s=0.2)
+    async with served(hold, limits) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(GET + b"a" * 10_000)
+            await asyncio.sleep(0.2)
+            assert not gone.is_set()
+        await asyncio.wait_for(gone.wait(), 5)
+
+
+@on_both_loops
 async def test_a_slow_reader_holds_the_writer_back() -> None:
     written = 0
     ends: list[str] = []

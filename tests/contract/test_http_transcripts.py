@@ -314,7 +314,26 @@ async def test_pipelined_requests_wait_for_the_answer_before_them() -> None:
 async def test_a_long_pipeline_is_no_recursion() -> None:
     line = Line(echo)
     line.feed(GET * 3000)
-    assert len(line.statuses) == 3000
+    while len(line.statuses) < 3000:
+        before = len(line.statuses)
+        await asyncio.sleep(0)
+        assert before < len(line.statuses) <= before + 8, "a few in each turn of the loop: others want theirs, too"
+
+
+async def test_what_comes_beside_a_pipeline_waits_its_turn_and_is_bounded() -> None:
+    line = Line(echo, ServerLimits(max_pipelined_bytes=1000))
+    line.feed(GET * 100, *[GET] * 100)
+    assert not line.transport.reading and len(line.statuses) == 8
+    async with asyncio.timeout(5):
+        while len(line.statuses) < 200:
+            await asyncio.sleep(0)
+    assert line.transport.reading
+    line.feed(GET * 100, POST, b"content-length: 2000\r\n\r\n", b"a" * 1000)
+    async with asyncio.timeout(5):
+        while len(line.statuses) < 300 or not line.transport.reading:
+            await asyncio.sleep(0)
+    line.feed(b"a" * 1000)
+    assert len(line.statuses) == 301
 
 
 async def test_what_comes_ahead_of_its_turn_is_bounded() -> None:
@@ -323,7 +342,9 @@ async def test_what_comes_ahead_of_its_turn_is_bounded() -> None:
     line.feed(GET, GET * 4)
     assert not line.transport.reading
     seen[0].respond(200, b"")
-    assert line.transport.reading and len(seen) == 2
+    assert not line.transport.reading and len(seen) == 2
+    seen[1].respond(200, b"")
+    assert line.transport.reading and len(seen) == 3
 
 
 async def test_a_client_that_does_not_read_its_answers_is_not_read_either() -> None:
@@ -421,11 +442,39 @@ async def test_the_clock_ends_what_dawdles() -> None:
     heading.connection.check_clock(now + 13)
     assert heading.transport.aborted
 
-    sending, now = clocked(limits, POST + b"content-length: 10000\r\n\r\n" + b"a" * 1000)
-    sending.connection.check_clock(now + 19.9)
-    assert sending.statuses == []
-    sending.connection.check_clock(now + 20.1)
-    assert sending.statuses == [408]
+    for more in (b"content-length: 100000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n10000\r\n"):
+        sending, now = clocked(limits, POST + more + b"a" * 60_000)
+        sending.connection.check_clock(now + 9.9)
+        assert sending.statuses == []
+        sending.connection.check_clock(now + 10.1)
+        assert sending.statuses == [408], "what came faster earns no silence"
+
+
+async def test_a_body_keeps_its_place_by_coming_at_the_least_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = ServerLimits(body_grace_s=10, body_min_bytes_per_s=100)
+    line, now = clocked(limits, POST + b"content-length: 100000\r\n\r\n")
+    for _ in range(30):
+        now += 3.0
+        monkeypatch.setattr(line.connection, "_loop", Clock(now))
+        line.feed(b"a" * 300)
+        line.connection.check_clock(now + 9.9)
+        assert line.statuses == []
+    for _ in range(30):
+        now += 3.0
+        monkeypatch.setattr(line.connection, "_loop", Clock(now))
+        line.feed(b"a" * 30)
+        line.connection.check_clock(now)
+    assert line.statuses == [408], "a tenth of it"
+
+
+class Clock:
+    """A loop's, as far as a connection asks for it."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+
+    def time(self) -> float:
+        return self._now
 
 
 async def test_a_reader_that_stands_still_is_cut() -> None:
@@ -450,7 +499,9 @@ async def test_unfinished_bodies_share_one_budget_that_returns_to_zero() -> None
     second, third = Line(echo, server=first.server), Line(echo, server=first.server)
     bodies = first.server.bodies
     first.feed(POST + b"content-length: 80\r\n\r\n", b"a" * 60)
-    second.feed(POST + b"transfer-encoding: chunked\r\n\r\n", b"1e\r\n")
+    second.feed(POST + b"transfer-encoding: chunked\r\n\r\n", b"1000000\r\n")
+    assert bodies.held_bytes == 60, "an announcement takes no room"
+    second.feed(b"a" * 30)
     assert bodies.held_bytes == 90
     third.feed(POST + b"content-length: 20\r\n\r\n", b"a" * 11)
     assert third.statuses == [503] and third.ended and bodies.held_bytes == 90

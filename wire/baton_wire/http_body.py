@@ -44,14 +44,17 @@ class BodyBudget:
 class LengthBody:
     """A body of `length_bytes` bytes."""
 
-    __slots__ = ("_data", "_length_bytes", "done", "received_bytes", "rest")
+    __slots__ = ("_data", "_length_bytes", "done", "rest")
 
     def __init__(self, length_bytes: int) -> None:
         self._length_bytes = length_bytes
         self._data = bytearray()  # not a list of pieces: one-byte segments would weigh forty times their size
-        self.received_bytes = 0
         self.done = False
         self.rest = b""
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self._data)
 
     def body(self) -> bytearray:
         """Not a copy: large ones cost as much as reading them."""
@@ -61,16 +64,16 @@ class LengthBody:
         missing = self._length_bytes - self.received_bytes
         taken = data[:missing]
         self._data += taken
-        self.received_bytes += len(taken)
         if len(data) >= missing:
             self.done = True
             self.rest = data[missing:]
 
 
 class ChunkedBody:
-    """A chunked body, decoded. The sum of the chunk sizes announced so far is `received_bytes`."""
+    """A chunked body, decoded."""
 
     __slots__ = (
+        "_announced_bytes",
         "_buffer",
         "_chunks",
         "_data",
@@ -78,7 +81,6 @@ class ChunkedBody:
         "_missing",
         "_trailers",
         "done",
-        "received_bytes",
         "rest",
     )
 
@@ -89,9 +91,13 @@ class ChunkedBody:
         self._missing = 0  # bytes of the current chunk with its CRLF still to come
         self._chunks = 0
         self._trailers = False
-        self.received_bytes = 0
+        self._announced_bytes = 0
         self.done = False
         self.rest = b""
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self._data)
 
     def body(self) -> bytearray:
         """Not a copy: large ones cost as much as reading them."""
@@ -134,11 +140,11 @@ class ChunkedBody:
         return line.end()
 
     def _admit(self, size: int) -> None:
-        self.received_bytes += size
+        self._announced_bytes += size
         self._chunks += 1
-        if self.received_bytes > self._max_body_bytes:
+        if self._announced_bytes > self._max_body_bytes:
             raise TooLarge(f"the body exceeds {self._max_body_bytes} bytes")
-        if self._chunks > _FREE_CHUNKS + self.received_bytes // _MIN_MEAN_CHUNK_BYTES:
+        if self._chunks > _FREE_CHUNKS + self._announced_bytes // _MIN_MEAN_CHUNK_BYTES:
             raise BadRequest("too many small chunks", code="bad_chunk")
 
     def _take_payload(self, data: bytes, position: int) -> int:

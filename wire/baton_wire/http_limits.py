@@ -33,7 +33,7 @@ class ServerLimits:
     """From the first byte of a head (or the accept, for the first one) to its end."""
     body_grace_s: float = 10.0
     body_min_bytes_per_s: float = 1024.0
-    """A body must have arrived `body_grace_s + bytes so far / rate` after its head."""
+    """A body may fall `body_grace_s` behind this rate; coming faster at first earns no silence later."""
     idle_timeout_s: float = 75.0
     max_connections: int = 4096
     max_connections_per_address: int = 4096
