@@ -158,8 +158,9 @@ async def test_a_client_that_leaves_behind_what_it_sent_ahead_is_noticed() -> No
     limits = ServerLimits(max_pipelined_bytes=1000, linger_s=0.2)
     async with served(hold, limits) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(GET + b"a" * 10_000)
-            await asyncio.sleep(0.2)
+            for ahead in (GET, b"a" * 10_000):
+                client.sendall(ahead)
+                await asyncio.sleep(0.1)
             assert not gone.is_set()
         await asyncio.wait_for(gone.wait(), 5)
 
