@@ -49,31 +49,32 @@ class WordCache:
     def _parts(self, piece: str) -> list[str | Sequence[int]]:
         """`piece` as tokens of known words, words worth knowing (with their spaces), and text between them.
 
-        `rest`: text whose end is still open, "" right behind the word `before`.
+        `rest`: the pieces of text whose end is still open, none right behind the word `before`.
         """
         known, learnt = self._known, 0
         parts: list[str | Sequence[int]] = []
-        rest, *words = piece.split(" ")
+        start, *words = piece.split(" ")
+        rest = [start] if start else []
         before: str | None = None
         for word in words:
-            may_cut = not rest or _is_printable(rest[-1])
+            may_cut = not rest or _is_printable(rest[-1][-1])
             part: str | Sequence[int] | None = known.get(word) if may_cut else None
             if may_cut and part is None and learnt < LEARNT_AT_ONCE and _may_be_known(word):
                 part = f" {word}"
                 learnt += 1
             if part is not None:
                 if rest:
-                    parts.append(rest)
-                    rest = ""
+                    parts.append("".join(rest))
+                    rest = []
                 parts.append(part)
                 before = word
                 continue
             if not rest and before is not None and not (word and _is_printable(word[0])):
                 parts.pop()  # no cut between that word and this one
-                rest = f" {before}"
-            rest = f"{rest} {word}"
+                rest.append(f" {before}")
+            rest.append(f" {word}")
         if rest:
-            parts.append(rest)
+            parts.append("".join(rest))
         return parts
 
     def _learn(self, asked: list[str], told: list[list[int]]) -> None:
