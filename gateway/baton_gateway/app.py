@@ -25,7 +25,6 @@ from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MODEL_PREFIX = "/v1/models/"
-LONG_PROMPT = 1 << 20
 
 Serve = Callable[[Exchange, Visitor], Awaitable[int]]
 """Answers with the status it returns, or raises BatonError."""
