@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from baton_api.errors import BatonError, InternalError, MethodNotAllowed, NoCapacity, NotFound
 from baton_api.routing import Route, RouteRequest, View
 from baton_wire.http_answer import error_body, error_headers
+from baton_wire.http_head import RequestHead
 from baton_wire.http_server import Exchange
 from baton_wire.sse import format_event
 
@@ -76,7 +77,7 @@ class App:
         route, status, reason = "unknown", 499, "client_gone"
         telemetry.in_flight += 1
         try:
-            route, handler = self._find(exchange)
+            route, handler = self._find(exchange.method, exchange.path)
             if handler.needs_key:
                 visitor.tenant = self._keys.tenant(exchange.headers)
             status = await handler.serve(exchange, visitor)
@@ -96,18 +97,25 @@ class App:
             if status != 200:
                 log.info("request %s: %s %d %s", visitor.request_id, route, status, reason)
 
-    def _find(self, exchange: Exchange) -> tuple[str, Handler]:
-        path = exchange.path
+    def screen(self, head: RequestHead) -> None:
+        """Before a body is read that is still to come: from nobody who would be refused all the same. Raises
+        BatonError."""
+        _, handler = self._find(head.method, head.target.partition("?")[0])
+        if handler.needs_key:
+            self._keys.tenant(head.headers)
+
+    def _find(self, method: str, path: str) -> tuple[str, Handler]:
+        route = path
         found = self.routes.get(path)
         if found is None or path == MODEL_PREFIX:
             if not path.startswith(MODEL_PREFIX) or path == MODEL_PREFIX:
-                raise NotFound(f"{exchange.method} {exchange.path[:128]} is not served here")
-            path = MODEL_PREFIX
-            found = self.routes[path]
-        method, handler = found
-        if exchange.method != method:
-            raise MethodNotAllowed(f"{exchange.path[:128]} takes {method} only", allow=method)
-        return path, handler
+                raise NotFound(f"{method} {path[:128]} is not served here")
+            route = MODEL_PREFIX
+            found = self.routes[route]
+        wanted, handler = found
+        if method != wanted:
+            raise MethodNotAllowed(f"{path[:128]} takes {wanted} only", allow=wanted)
+        return route, handler
 
     def _generate(self, exchange: Exchange, visitor: Visitor) -> Awaitable[int]:
         return flow.serve(self._parts, exchange, visitor)
@@ -174,10 +182,7 @@ def refuse(exchange: Exchange, error: BatonError, request_id: str) -> None:
         exchange.write(format_event(body))
         exchange.abort()
         return
-    headers = [*error_headers(error), ("x-request-id", request_id)]
-    if error.http_status == 401:
-        headers.append(("www-authenticate", "Bearer"))
-    exchange.respond(error.http_status, body, headers)
+    exchange.respond(error.http_status, body, [*error_headers(error), ("x-request-id", request_id)])
 
 
 def _say(exchange: Exchange, answer: object, visitor: Visitor) -> int:

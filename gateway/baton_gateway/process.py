@@ -212,6 +212,7 @@ class Gateway:
                 self.settings.port,
                 limits=server_limits(self.settings),
                 reuse_port=self.settings.reuse_port,
+                screen=self.app.screen,
             )
         except OSError as error:
             where = f"{self.settings.host}:{self.settings.port}"

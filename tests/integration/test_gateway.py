@@ -221,6 +221,31 @@ async def test_only_bearer_authenticates(tmp_path: Path) -> None:
             assert got.status == status
 
 
+async def test_a_body_is_not_waited_for_that_would_be_refused_all_the_same(tmp_path: Path) -> None:
+    """It would take room that others need, for everybody who reaches the port."""
+    key = f"authorization: Bearer {API_KEY}"
+    cases = [
+        ("POST /v1/completions", "", 401), ("POST /v1/completions", "authorization: Bearer sk-x", 401),
+        ("POST /nowhere", "", 404), ("PUT /v1/completions", key, 405), ("POST /v1/models", key, 405),
+        ("POST /v1/completions", key, 0),
+    ]  # fmt: skip
+    async with stage(tmp_path, []) as s:
+        for line, header, status in cases:
+            for framing in ("content-length: 100000", "transfer-encoding: chunked", "content-length: 5"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(s.url.rsplit(":", 1)[1]))
+                head = [f"{line} HTTP/1.1", "host: x", framing, *([header] if header else [])]
+                writer.write("\r\n".join([*head, "", ""]).encode())
+                if status:
+                    got = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                    assert int(got[9:12]) == status, (line, header)
+                    assert (b"www-authenticate: Bearer" in got) == (status == 401)
+                else:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(reader.read(1), 0.2)
+                writer.close()
+        assert s.gateway.server is not None and s.gateway.server.bodies.held_bytes == 0
+
+
 OUTSIDE = [
     *("/", "/v1", "//v1/models", "/V1/models", "/v1/%6dodels", "/v1/./models", "/v1/models/", "/v1/models/../health"),
     *("/baton/v1/worker", "/invocations", "/metrics/", "/v1/embeddings"),

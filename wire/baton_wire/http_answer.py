@@ -7,7 +7,15 @@ import math
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from baton_api.errors import BatonError, DeadlineExceeded, MethodNotAllowed, NoCapacity, Overloaded, UnsupportedEncoding
+from baton_api.errors import (
+    BatonError,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    NoCapacity,
+    Overloaded,
+    Unauthorized,
+    UnsupportedEncoding,
+)
 
 Headers = Sequence[tuple[str, str]]
 
@@ -66,7 +74,8 @@ def error_body(error: BatonError) -> bytes:
 
 def error_headers(error: BatonError) -> list[tuple[str, str]]:
     """`Retry-After` in whole seconds, rounded up; `x-should-retry: false` where a retry by OpenAI's client is vain;
-    `Allow` with 405 and `Accept-Encoding` with 415; why a request was not taken on, as llm-d says it."""
+    `Allow` with 405, `WWW-Authenticate` with 401, `Accept-Encoding` with 415; why a request was not taken on, as llm-d
+    says it."""
     headers = []
     if isinstance(error, NoCapacity | Overloaded) and error.code is not None:
         headers.append(("x-request-dropped-reason", error.code))
@@ -74,6 +83,8 @@ def error_headers(error: BatonError) -> list[tuple[str, str]]:
         headers.append(("retry-after", str(max(0, math.ceil(error.retry_after_s)))))
     if isinstance(error, MethodNotAllowed):
         headers.append(("allow", error.allow))
+    if isinstance(error, Unauthorized):
+        headers.append(("www-authenticate", "Bearer"))
     if isinstance(error, UnsupportedEncoding):
         headers.append(("accept-encoding", "identity"))  # RFC 9110 section 15.5.16
     if isinstance(error, DeadlineExceeded):

@@ -216,6 +216,12 @@ class Connection(asyncio.Protocol):
             self._phase = HEAD
 
     def _await_body(self, head: RequestHead, available: bytes) -> None:
+        if self._server.screen is not None:
+            try:
+                self._server.screen(head)
+            except BatonError as error:
+                self._refuse(error)
+                return
         self._buffer = b""
         self._phase = BODY
         self._since = self._loop.time()

@@ -22,6 +22,7 @@ from baton_wire.http_body import BodyBudget
 from baton_wire.http_connection import Connection
 from baton_wire.http_doors import Doors
 from baton_wire.http_exchange import ClientGone, Exchange
+from baton_wire.http_head import RequestHead
 from baton_wire.http_limits import ServerLimits
 
 __all__ = ["ClientGone", "Exchange", "Handler", "HttpServer", "ServerLimits", "serve"]
@@ -31,6 +32,8 @@ Handler = Callable[[Exchange], Awaitable[None] | None]
 returns None and has the answer completed by callbacks. A BatonError becomes its answer, any other exception a logged
 500; once the answer has started both break it off."""
 
+Screen = Callable[[RequestHead], None]
+"""Asked before a body is read that did not come with its head; raises the BatonError that refuses it unread."""
 
 SWEPT_AT_ONCE = 64
 TURNS_TO_ACCEPT = 2
@@ -41,8 +44,9 @@ class HttpServer:
     """A listening server. `connections` counts the open ones, `refused` by code what never became a request.
     `winding_down`: every answer closes its connection; `closing`: no new connections either."""
 
-    def __init__(self, handler: Handler, limits: ServerLimits) -> None:
+    def __init__(self, handler: Handler, limits: ServerLimits, screen: Screen | None = None) -> None:
         self.handler = handler
+        self.screen = screen
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.bodies = BodyBudget(self.limits.max_bodies_bytes)
@@ -157,9 +161,15 @@ class HttpServer:
 
 
 async def serve(
-    handler: Handler, host: str, port: int, *, limits: ServerLimits | None = None, reuse_port: bool = False
+    handler: Handler,
+    host: str,
+    port: int,
+    *,
+    limits: ServerLimits | None = None,
+    reuse_port: bool = False,
+    screen: Screen | None = None,
 ) -> HttpServer:
     """Starts to listen; port 0 takes a free one (`HttpServer.port`). Raises OSError if the address cannot be bound."""
-    server = HttpServer(handler, limits if limits is not None else ServerLimits())
+    server = HttpServer(handler, limits if limits is not None else ServerLimits(), screen)
     await server.listen(host, port, reuse_port)
     return server
