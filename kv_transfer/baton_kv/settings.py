@@ -27,7 +27,7 @@ class KvSettings:
     inline_bytes: int = setting(128 << 10, "checksums up to this size run on the event loop", low=0, high=1 << 30)
     max_transfers: int = setting(1024, "transfers at a time, leases and waiting pulls together", low=1, high=1 << 20)
     max_peers: int = setting(256, "peers connected at a time", low=1, high=1 << 16)
-    max_remembered_tickets: int = setting(65536, "used tickets remembered until they expire", low=1, high=1 << 24)
+    max_remembered_tickets: int = setting(262144, "used tickets remembered until they expire", low=1, high=1 << 24)
 
 
 @dataclass(frozen=True, slots=True)
