@@ -44,7 +44,7 @@ def _leaks(result: Result) -> Iterator[Row]:
         before = result.before[name]
         for what in LEAKS:
             began = ("before the load", getattr(before, what))
-            bar = 1.0 + ONE_MORE / began[1]
+            bar = float(f"{1.0 + ONE_MORE / began[1]:.5g}")  # as ratios are rounded
             yield single(name, what, getattr(after, what), began, bar=bar, metric="idle again")
         began = ("before the load", before.held + 1)
         yield single(name, "held + 1", after.held + 1, began, bar=1.0, metric="blocks, leases, requests, connections")
