@@ -55,3 +55,30 @@ async def test_more_texts_than_the_worker_may_hold_are_refused_with_a_reason(tmp
         assert refused and all("retry-after" in answer.headers for answer in refused)
         assert any(answer.status == 200 for answer in answers)
         assert tokens_of(await ask(pair, prompt=TEXT)), "and afterwards there is room again"
+
+
+async def test_offsets_of_halved_characters_are_the_same_streamed_and_whole(tmp_path: Path) -> None:
+    model = make_model(tmp_path, TinyModel("llama", max_position=4096))
+    async with Pair.of(model, "inproc", tmp_path) as pair:
+        ids = pair.decode.parts.tokenizer.encode("a b 😀😃", add_special_tokens=False)
+        fields = {
+            "prompt": "x",
+            "max_tokens": 60,
+            "temperature": 1,
+            "seed": 5,
+            "logprobs": 1,
+            "ignore_eos": True,
+            "logit_bias": {str(token_id): 100 for token_id in ids},
+        }
+        whole = json.loads((await ask(pair, **fields)).body)["choices"][0]
+        events = (await ask(pair, stream=True, **fields)).body.split(b"\n\n")
+    chunks = [
+        json.loads(event.removeprefix(b"data: "))["choices"][0] for event in events if event.startswith(b"data: {")
+    ]
+    for name, values in whole["logprobs"].items():
+        assert [value for chunk in chunks for value in chunk["logprobs"][name]] == values, name
+    assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
+    placed = list(zip(whole["logprobs"]["tokens"], whole["logprobs"]["text_offset"], strict=True))
+    assert sum("\ufffd" in token for token, _ in placed) > 10
+    for token, offset in placed:
+        assert "\ufffd" in token or whole["text"].startswith(token, offset), (token, offset)

@@ -62,13 +62,14 @@ def test_a_whole_chat_answer_has_every_choice() -> None:
 
 
 def test_completion_logprobs_are_parallel_lists_with_offsets() -> None:
-    entries = (TokenLogprob("he", b"he", -1.0), TokenLogprob("y", b"y", -2.0, (TokenLogprob("z", b"z", -0.5),)))
+    second = TokenLogprob("y", b"y", -2.0, (TokenLogprob("z", b"z", -0.5),), text_offset=2)
+    entries = (TokenLogprob("he", b"he", -1.0), second)
     answer = Completion.model_validate(completion_final(META, [FinalChoice(0, "hey", "stop", entries)], usage(1, 2)))
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.tokens == ["he", "y"] and logprobs.token_logprobs == [-1.0, -2.0]
     assert logprobs.top_logprobs == [{}, {"z": -0.5}] and logprobs.text_offset == [0, 2]
-    chunk = completion_chunk(META, 0, "y", "stop", entries[1:], text_offset=2)
+    chunk = completion_chunk(META, 0, "y", "stop", entries[1:])
     assert chunk["choices"][0]["logprobs"]["text_offset"] == [2] and chunk["object"] == "text_completion"
 
 

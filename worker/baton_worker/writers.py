@@ -98,8 +98,7 @@ class StreamedAnswer:
         if self._job.chat:
             chunk = chat_chunk(self._meta, choice, delta.text, delta.finish, logprobs)
         else:
-            offset = delta.logprobs[0].text_offset if delta.logprobs else 0
-            chunk = completion_chunk(self._meta, choice, delta.text, delta.finish, logprobs, text_offset=offset)
+            chunk = completion_chunk(self._meta, choice, delta.text, delta.finish, logprobs)
         if self._job.request.return_token_ids:
             chunk["choices"][0]["token_ids"] = [piece.token_id]
         return chunk
@@ -148,4 +147,4 @@ class WholeAnswer:
 def shown(entry: TokenLogprobs) -> TokenLogprob:
     """The engine's log probabilities as the API shows them."""
     top = tuple(TokenLogprob(other.text, other.bytes, other.logprob) for other in entry.top)
-    return TokenLogprob(entry.drawn.text, entry.drawn.bytes, entry.drawn.logprob, top)
+    return TokenLogprob(entry.drawn.text, entry.drawn.bytes, entry.drawn.logprob, top, entry.text_offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from baton_api.sampling import FinishReason, SampledToken, SamplingParams
 
@@ -31,7 +31,8 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The drawn token and the best ones. `text_offset`: whole characters of the output before this token."""
+    """The drawn token and the best ones. `text_offset`: characters of the output before the one that this
+    token begins in."""
 
     drawn: TokenChoice
     top: tuple[TokenChoice, ...]
@@ -50,18 +51,21 @@ class Delta:
     cancel: bool = False
 
 
-@dataclass(slots=True)
 class _Characters:
-    """Counts whole characters in the bytes of consecutive tokens."""
+    """Counts the characters in the bytes of consecutive tokens; bytes that make none count as U+FFFD."""
 
-    count: int = 0
-    decoder: object = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
+    def __init__(self) -> None:
+        self._count = 0
+        self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def add(self, data: bytes) -> int:
-        """The count before `data`."""
-        before = self.count
-        self.count += len(self.decoder.decode(data))  # type: ignore[attr-defined]
-        return before
+        """How many characters come before the one that `data` begins in."""
+        before, unfinished = self._count, bool(self._decoder.getstate()[0])
+        first = self._decoder.decode(data[:1])
+        self._count += len(first) + len(self._decoder.decode(data[1:]))
+        can_finish = bool(data) and data[0] & 0xC0 == 0x80
+        # Unfinished for ever, when there is a character more than the one that this byte can finish.
+        return before + (unfinished and len(first) > can_finish)
 
 
 class ChoiceOutput:
