@@ -35,12 +35,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class FinalChoice:
-    """One finished choice of a whole (not streamed) answer; `logprobs` None when not asked for."""
+    """One finished choice of a whole (not streamed) answer; `logprobs` in its style, None when not asked for."""
 
     index: int
     text: str
     finish_reason: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def chat_final(meta: AnswerMeta, choices: Sequence[FinalChoice], used: dict[str,
         {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": chat_logprobs(choice.logprobs) if choice.logprobs is not None else None,
+            "logprobs": choice.logprobs,
             "finish_reason": choice.finish_reason,
         }
         for choice in choices
@@ -127,7 +127,7 @@ def completion_final(meta: AnswerMeta, choices: Sequence[FinalChoice], used: dic
         {
             "index": choice.index,
             "text": choice.text,
-            "logprobs": completion_logprobs(choice.logprobs) if choice.logprobs is not None else None,
+            "logprobs": choice.logprobs,
             "finish_reason": choice.finish_reason,
         }
         for choice in choices
