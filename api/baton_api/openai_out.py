@@ -24,22 +24,23 @@ class AnswerMeta:
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token as text and as the bytes it stands for (they differ when it splits a character). `top` is best first
-    and empty inside another's `top`."""
+    and empty inside another's `top`. `text_offset`: how many characters of the answer's text come before it."""
 
     token: str
     token_bytes: bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    text_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class FinalChoice:
-    """One finished choice of a whole (not streamed) answer; `logprobs` None when not asked for."""
+    """One finished choice of a whole (not streamed) answer; `logprobs` in its style, None when not asked for."""
 
     index: int
     text: str
     finish_reason: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
@@ -90,14 +91,12 @@ def completion_chunk(
     text: str,
     finish_reason: str | None = None,
     logprobs: Sequence[TokenLogprob] | None = None,
-    *,
-    text_offset: int = 0,
 ) -> dict[str, Any]:
-    """A delta of one choice; `text_offset` is where in the choice's text (characters) `logprobs` begin."""
+    """A delta of one choice."""
     choice = {
         "index": index,
         "text": text,
-        "logprobs": completion_logprobs(logprobs, text_offset) if logprobs is not None else None,
+        "logprobs": completion_logprobs(logprobs) if logprobs is not None else None,
         "finish_reason": finish_reason,
     }
     return {**_head(meta, "text_completion"), "choices": [choice]}
@@ -114,7 +113,7 @@ def chat_final(meta: AnswerMeta, choices: Sequence[FinalChoice], used: dict[str,
         {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": chat_logprobs(choice.logprobs) if choice.logprobs is not None else None,
+            "logprobs": choice.logprobs,
             "finish_reason": choice.finish_reason,
         }
         for choice in choices
@@ -128,7 +127,7 @@ def completion_final(meta: AnswerMeta, choices: Sequence[FinalChoice], used: dic
         {
             "index": choice.index,
             "text": choice.text,
-            "logprobs": completion_logprobs(choice.logprobs) if choice.logprobs is not None else None,
+            "logprobs": choice.logprobs,
             "finish_reason": choice.finish_reason,
         }
         for choice in choices
@@ -146,17 +145,13 @@ def _chat_entry(entry: TokenLogprob) -> dict[str, Any]:
     return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.token_bytes)}
 
 
-def completion_logprobs(entries: Sequence[TokenLogprob], text_offset: int = 0) -> dict[str, Any]:
-    """The completion style: parallel lists. Offsets are in characters, beginning at `text_offset`."""
-    offsets: list[int] = []
-    for entry in entries:
-        offsets.append(text_offset)
-        text_offset += len(entry.token)
+def completion_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """The completion style: parallel lists."""
     return {
         "tokens": [entry.token for entry in entries],
         "token_logprobs": [entry.logprob for entry in entries],
         "top_logprobs": [{other.token: other.logprob for other in entry.top} for entry in entries],
-        "text_offset": offsets,
+        "text_offset": [entry.text_offset for entry in entries],
     }
 
 

@@ -6,7 +6,7 @@ The seam between the integer half of the engine (block pool, scheduler, loop) an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from baton_api.layout import KvLayout
@@ -15,18 +15,28 @@ from baton_api.sampling import SampledToken, SamplingParams
 from .nouns import BlockStore
 
 
+@dataclass(slots=True, eq=False)
+class Memory:
+    """A place for what the tensor half makes of some tokens and needs again at their next draw."""
+
+    value: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Draw one token for one choice from the logits at the slice's last token.
 
     `prompt` and `output` are the tokens so far (for penalties, min_tokens); the draw's position is len(output), and
-    its randomness comes from (params.seed, choice, position) alone.
+    its randomness comes from (params.seed, choice, position) alone. Draws that share a memory have the same prompt,
+    or the same output but for tokens added at its end.
     """
 
     params: SamplingParams
     choice: int
     prompt: Sequence[int]
     output: Sequence[int]
+    prompt_memory: Memory = field(default_factory=Memory, compare=False)
+    output_memory: Memory = field(default_factory=Memory, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -160,12 +161,42 @@ def _penalise(row: Tensor, draw: Draw) -> None:
     """Repetition: arXiv:1909.05858, over prompt and output; frequency and presence: OpenAI, over the output."""
     params = draw.params
     if params.repetition_penalty != 1:
-        seen = _ids(row, {*draw.prompt, *draw.output})
-        scores = row[seen]
-        row[seen] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
+        seen = _in_prompt(row, draw) | (_output_counts(row, draw) > 0)
+        penalised = torch.where(row > 0, row / params.repetition_penalty, row * params.repetition_penalty)
+        row.copy_(torch.where(seen, penalised, row))
     if draw.output:
-        counts = torch.bincount(_ids(row, draw.output), minlength=row.shape[0])
+        counts = _output_counts(row, draw)
         row -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+
+
+def _in_prompt(row: Tensor, draw: Draw) -> Tensor:
+    """[vocab] bool, made at a request's first draw."""
+    seen = draw.prompt_memory.value
+    if not isinstance(seen, Tensor):
+        seen = torch.zeros_like(row, dtype=torch.bool)
+        seen[_ids(row, draw.prompt)] = True
+        draw.prompt_memory.value = seen
+    return seen
+
+
+@dataclass(slots=True)
+class _Counted:
+    """How often each token, [vocab] int64, is among the first `length` of an output."""
+
+    counts: Tensor
+    length: int = 0
+
+
+def _output_counts(row: Tensor, draw: Draw) -> Tensor:
+    """[vocab] int64: kept from draw to draw, the tokens since then added."""
+    counted = draw.output_memory.value
+    if not isinstance(counted, _Counted):
+        counted = draw.output_memory.value = _Counted(torch.zeros_like(row, dtype=torch.int64))
+    if counted.length < len(draw.output):
+        added = _ids(row, draw.output[counted.length :])
+        counted.counts.index_add_(0, added, torch.ones_like(added))
+        counted.length = len(draw.output)
+    return counted.counts
 
 
 def _ids(row: Tensor, token_ids: object) -> Tensor:

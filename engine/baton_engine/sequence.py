@@ -17,6 +17,7 @@ from enum import Enum, auto
 
 from baton_api.blocks import ROOT, BlockKey, chain
 
+from .batch import Memory
 from .nouns import GenerateRequest, Leg
 
 
@@ -47,6 +48,7 @@ class Job:
     chunks: int = 0
     reported: bool = False
     paused: bool = False
+    prompt_memory: Memory = field(default_factory=Memory)
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class Sequence:
     computed: int = 0
     registered: int = 0
     state: State = State.WAITING
+    output_memory: Memory = field(default_factory=Memory)
 
     @property
     def order(self) -> tuple[bool, int, int]:

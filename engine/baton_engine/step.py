@@ -23,10 +23,9 @@ class Work:
 
     def _draws(self) -> tuple[Draw, ...]:
         sequence, job, request = self.sequence, self.sequence.job, self.sequence.job.request
-        if job.forked:
-            return (Draw(request.sampling, sequence.choice, request.token_ids, sequence.output),)
-        choices = range(request.sampling.n)
-        return tuple(Draw(request.sampling, choice, request.token_ids, sequence.output) for choice in choices)
+        choices = (sequence.choice,) if job.forked else range(request.sampling.n)
+        tokens = (request.token_ids, sequence.output, job.prompt_memory, sequence.output_memory)
+        return tuple(Draw(request.sampling, choice, *tokens) for choice in choices)
 
 
 @dataclass(frozen=True, slots=True)

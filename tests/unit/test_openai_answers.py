@@ -9,9 +9,11 @@ from baton_api.openai_out import (
     TokenLogprob,
     chat_chunk,
     chat_final,
+    chat_logprobs,
     chat_role_chunk,
     completion_chunk,
     completion_final,
+    completion_logprobs,
     usage,
     usage_chunk,
 )
@@ -42,7 +44,7 @@ def test_a_chunk_without_text_that_is_not_the_last_still_has_content() -> None:
 
 def test_chat_logprobs_give_the_bytes_of_a_split_character() -> None:
     answer = ChatCompletion.model_validate(
-        chat_final(META, [FinalChoice(0, "x", "length", (SPLIT,))], usage(1, 1)), strict=True
+        chat_final(META, [FinalChoice(0, "x", "length", chat_logprobs([SPLIT]))], usage(1, 1)), strict=True
     )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None and logprobs.content is not None
@@ -62,13 +64,16 @@ def test_a_whole_chat_answer_has_every_choice() -> None:
 
 
 def test_completion_logprobs_are_parallel_lists_with_offsets() -> None:
-    entries = (TokenLogprob("he", b"he", -1.0), TokenLogprob("y", b"y", -2.0, (TokenLogprob("z", b"z", -0.5),)))
-    answer = Completion.model_validate(completion_final(META, [FinalChoice(0, "hey", "stop", entries)], usage(1, 2)))
+    second = TokenLogprob("y", b"y", -2.0, (TokenLogprob("z", b"z", -0.5),), text_offset=2)
+    entries = (TokenLogprob("he", b"he", -1.0), second)
+    answer = Completion.model_validate(
+        completion_final(META, [FinalChoice(0, "hey", "stop", completion_logprobs(entries))], usage(1, 2))
+    )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.tokens == ["he", "y"] and logprobs.token_logprobs == [-1.0, -2.0]
     assert logprobs.top_logprobs == [{}, {"z": -0.5}] and logprobs.text_offset == [0, 2]
-    chunk = completion_chunk(META, 0, "y", "stop", entries[1:], text_offset=2)
+    chunk = completion_chunk(META, 0, "y", "stop", entries[1:])
     assert chunk["choices"][0]["logprobs"]["text_offset"] == [2] and chunk["object"] == "text_completion"
 
 

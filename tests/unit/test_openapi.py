@@ -22,9 +22,11 @@ from baton_api.openai_out import (
     TokenLogprob,
     chat_chunk,
     chat_final,
+    chat_logprobs,
     chat_role_chunk,
     completion_chunk,
     completion_final,
+    completion_logprobs,
     usage,
     usage_chunk,
 )
@@ -193,8 +195,11 @@ META = AnswerMeta("id-1", 1, "m")
 LOGPROBS = (TokenLogprob("a", b"a", -0.5, (TokenLogprob("b", b"b", -0.7),)),)
 USED = usage(3, 2, 1)
 SHAPES = [
-    (out.CHAT, chat_final(META, [FinalChoice(0, "a", "stop", LOGPROBS), FinalChoice(1, "", "length")], USED)),
-    (out.COMPLETION, completion_final(META, [FinalChoice(0, "a", "stop", LOGPROBS)], USED)),
+    (
+        out.CHAT,
+        chat_final(META, [FinalChoice(0, "a", "stop", chat_logprobs(LOGPROBS)), FinalChoice(1, "", "length")], USED),
+    ),
+    (out.COMPLETION, completion_final(META, [FinalChoice(0, "a", "stop", completion_logprobs(LOGPROBS))], USED)),
     (out.CHAT_CHUNK, chat_role_chunk(META, 0)),
     (out.CHAT_CHUNK, chat_chunk(META, 0, "a", None, LOGPROBS)),
     (out.CHAT_CHUNK, chat_chunk(META, 0, "", "stop")),

@@ -175,6 +175,78 @@ def test_streaming_equals_vllms_search_of_the_whole_text_after_each_token(
     assert last.stop == matched and last.finish == ("stop" if matched else "length")
 
 
+class Naive:
+    """What ChoiceOutput did before it had StopSearch: every beginning of every stop string, compared each time."""
+
+    def __init__(self, stops: tuple[str, ...], min_tokens: int, include: bool) -> None:
+        self.stops, self.min_tokens, self.include = stops, min_tokens, include
+        self.held, self.tokens = "", 0
+
+    def push(self, texts: list[str], over: bool) -> tuple[str, str | None]:
+        for text in texts:
+            self.tokens += 1
+            matched = self.add(text)
+            if matched is not None:
+                return self.held, matched
+        keep = 0 if over else max((self.overlap(stop) for stop in self.stops), default=0)
+        cut = len(self.held) - keep
+        released, self.held = self.held[:cut], self.held[cut:]
+        return released, None
+
+    def add(self, text: str) -> str | None:
+        start, self.held = len(self.held), self.held + text
+        if not text or self.tokens <= self.min_tokens:
+            return None
+        for stop in self.stops:
+            at = self.held.find(stop, max(start - len(stop) + 1, 0))
+            if at >= 0:
+                self.held = self.held[: at + len(stop) * self.include]
+                return stop
+        return None
+
+    def overlap(self, stop: str) -> int:
+        longest = min(len(stop) - 1, len(self.held))
+        return next((size for size in range(longest, 0, -1) if self.held.endswith(stop[:size])), 0)
+
+
+def repeated(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Words like aaab or abababa, whose beginnings are also endings."""
+    pieces = st.tuples(parts, st.integers(1, 8)).map(lambda piece: piece[0] * piece[1])
+    return st.lists(pieces, min_size=1, max_size=3).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    steps=st.lists(st.lists(st.one_of(st.text("abc", max_size=3), repeated(st.text("ab", max_size=3))), max_size=3)),
+    stops=st.lists(repeated(st.text("ab", min_size=1, max_size=3)), max_size=4),
+    min_tokens=st.integers(0, 6),
+    include=st.booleans(),
+    ends=st.booleans(),
+)
+def test_what_goes_out_and_what_is_held_are_as_with_every_beginning_compared(
+    steps: list[list[str]], stops: list[str], min_tokens: int, include: bool, ends: bool
+) -> None:
+    texts = [text for step in steps for text in step]
+    params = replace(PARAMS, stop=tuple(stops), min_tokens=min_tokens, include_stop_str_in_output=include)
+    detokeniser = Detokeniser(lambda ids: "".join(texts[i] for i in ids))
+    output, naive = ChoiceOutput(params, detokeniser, lambda i: b""), Naive(params.stop, min_tokens, include)
+    token_ids = iter(range(len(texts)))
+    for index, step in enumerate(steps, 1):
+        finish: FinishReason | None = "length" if ends and index == len(steps) else None
+        delta = output.push([SampledToken(next(token_ids)) for _ in step], finish)
+        released, matched = naive.push(step, finish is not None)
+        assert (delta.text, delta.stop) == (released, matched)
+        if matched is not None or finish is not None:
+            break
+
+
+@pytest.mark.parametrize("size", [2, 1023])
+def test_a_stop_string_that_repeats_itself_holds_as_much_as_it_must(size: int) -> None:
+    texts, last = run(["a"] * (2 * size), stop=("a" * size + "b", "x" + "a" * size))
+    assert texts == [""] * size + ["a"] * size and last.finish is None
+    assert run(["a"] * (2 * size) + ["b"], stop=("a" * size + "b",))[0][-1] == ""
+
+
 def test_text_that_only_the_end_brings_out_can_still_hold_a_stop_string(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(byte_level(tmp_path))
     half = next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == b"\xe2")

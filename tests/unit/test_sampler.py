@@ -10,8 +10,8 @@ import torch
 
 from baton_api.errors import InternalError
 from baton_api.sampling import SampledToken, SamplingParams
-from baton_engine.batch import Draw
-from baton_engine.sampler import _sample, draw_key, draw_tokens, gumbels, kept_tokens
+from baton_engine.batch import Draw, Memory
+from baton_engine.sampler import _adjusted, _sample, draw_key, draw_tokens, gumbels, kept_tokens
 from support import reference_sampling as reference
 
 VOCAB = 50
@@ -252,3 +252,40 @@ def test_a_row_whose_distribution_is_ruined_costs_no_other_row_its_token(ruined:
     together = _sample(torch.cat([bad, good]), [Draw(params, 0, (), ())] * 2)
     assert together[1:] == alone
     assert 0 <= together[0] < good.shape[1]
+
+
+def penalised_anew(row: torch.Tensor, params: SamplingParams, prompt: list[int], output: list[int]) -> torch.Tensor:
+    """The penalties with nothing kept between draws, as they were: all ids of prompt and output, each time."""
+    row = row.clone()
+    known = [i for i in {*prompt, *output} if 0 <= i < row.shape[0]]
+    scores = row[known]
+    row[known] = torch.where(scores > 0, scores / params.repetition_penalty, scores * params.repetition_penalty)
+    if output:
+        ids = torch.tensor([i for i in output if 0 <= i < row.shape[0]], dtype=torch.int64)
+        counts = torch.bincount(ids, minlength=row.shape[0])
+        row -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+    return row
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(seed=1, repetition_penalty=1.3),
+        SamplingParams(seed=1, repetition_penalty=0.7),
+        SamplingParams(seed=1, frequency_penalty=0.3),
+        SamplingParams(seed=1, presence_penalty=-0.9),
+        SamplingParams(seed=1, repetition_penalty=1.1, frequency_penalty=-0.3, presence_penalty=0.7),
+    ],
+)
+def test_penalties_kept_from_draw_to_draw_are_to_the_bit_those_made_anew(params: SamplingParams) -> None:
+    prompt, outputs = [3, 3, 7, VOCAB + 5, -1], [[], [7, 9]]  # the second is resumed with two tokens
+    in_prompt, counted = Memory(), [Memory(), Memory()]
+    for position in range(60):
+        rows = logits_of(2, seed=position)
+        draws = [Draw(params, i, prompt, output, in_prompt, counted[i]) for i, output in enumerate(outputs)]
+        expected = torch.stack([penalised_anew(rows[i], params, prompt, outputs[i]) for i in range(2)])
+        assert torch.equal(_adjusted(rows, draws, EOS), expected)
+        assert torch.equal(_adjusted(rows, draws, EOS), expected), "a step that is tried again counts nothing twice"
+        drawn = draw_tokens(rows, [0, 1], draws, EOS)
+        for output, token in zip(outputs, drawn, strict=True):
+            output.append(token.token_id if position % 7 else VOCAB + 1)

@@ -47,7 +47,11 @@ async def generate(parts: Parts, job: Job, exchange: Exchange) -> None:
 
 async def answer(parts: Parts, job: Job, exchange: Exchange, stream: EventStream, progress: Progress) -> None:
     """Everything from the first token to the end. Raises the error that ended the request."""
-    writer: Writer = (StreamedAnswer if job.request.stream else WholeAnswer)(job, exchange)
+    writer: Writer
+    if job.request.stream:
+        writer = StreamedAnswer(job, exchange)
+    else:
+        writer = WholeAnswer(job, exchange, parts.settings.max_answer_bytes)
     choices = _Choices(parts, job)
     tally = _Tally(job.received_s, told_cached_tokens=job.emitted.cached_tokens if job.emitted else None)
     async for sampled in _tokens(stream):

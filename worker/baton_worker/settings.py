@@ -61,6 +61,7 @@ class WorkerSettings:
     engine: ComputeSettings = setting(factory=ComputeSettings)
     drain_s: float = setting(60.0, "longest a drain may take", low=0, high=3600)
     request_timeout_s: float = setting(600.0, "longest a request may take", low=1, high=86400)
+    max_answer_bytes: int = setting(64 * 2**20, "largest answer that is not streamed", low=1)
     stuck_s: float = setting(120.0, "a step that takes longer is stuck: /health fails", low=1, high=3600)
 
     def __post_init__(self) -> None:

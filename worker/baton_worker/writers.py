@@ -6,22 +6,24 @@ JSON is compact: the gateway finds the usage chunk by its empty `choices`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
 from baton_api.emitted import event_line, start_line
+from baton_api.errors import BadRequest
 from baton_api.openai_out import (
     AnswerMeta,
     FinalChoice,
     TokenLogprob,
     chat_chunk,
     chat_final,
+    chat_logprobs,
     chat_role_chunk,
     completion_chunk,
     completion_final,
+    completion_logprobs,
     usage_chunk,
 )
 from baton_engine.text.output import Delta, TokenLogprobs
@@ -98,8 +100,7 @@ class StreamedAnswer:
         if self._job.chat:
             chunk = chat_chunk(self._meta, choice, delta.text, delta.finish, logprobs)
         else:
-            offset = delta.logprobs[0].text_offset if delta.logprobs else 0
-            chunk = completion_chunk(self._meta, choice, delta.text, delta.finish, logprobs, text_offset=offset)
+            chunk = completion_chunk(self._meta, choice, delta.text, delta.finish, logprobs)
         if self._job.request.return_token_ids:
             chunk["choices"][0]["token_ids"] = [piece.token_id]
         return chunk
@@ -115,37 +116,100 @@ class StreamedAnswer:
 
 
 class WholeAnswer:
-    """Collects the choices and answers once."""
+    """Collects the choices and answers once. What a token adds is kept as the JSON it becomes: as objects, a token with
+    20 alternatives takes 8.5 kB."""
 
-    def __init__(self, job: Job, exchange: Exchange) -> None:
+    def __init__(self, job: Job, exchange: Exchange, max_bytes: int) -> None:
         self._job = job
         self._exchange = exchange
         self._headers: Headers = []
-        self._pieces: list[list[Piece]] = [[] for _ in range(job.sampling.n)]
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._choices = [_Collected(job) for _ in range(job.sampling.n)]
 
     def head(self, headers: Headers, cached_tokens: int) -> None:
         self._headers = headers
 
     def add(self, choice: int, piece: Piece) -> None:
-        self._pieces[choice].append(piece)
+        """Raises BadRequest when the answer grows too large."""
+        self._bytes += self._choices[choice].add(piece)
+        self._check(self._bytes)
 
     def end(self, used: dict[str, Any]) -> None:
         shape = chat_final if self._job.chat else completion_final
-        choices = [self._choice(index, [piece.delta for piece in pieces]) for index, pieces in enumerate(self._pieces)]
-        body = shape(_meta(self._job), choices, used)
+        body = shape(_meta(self._job), [each.final(index) for index, each in enumerate(self._choices)], used)
         if self._job.request.return_token_ids:
-            for choice, pieces in zip(body["choices"], self._pieces, strict=True):
-                choice["token_ids"] = [piece.token_id for piece in pieces]
-        self._exchange.respond(200, encode(body), self._headers)
+            for choice, collected in zip(body["choices"], self._choices, strict=True):
+                choice["token_ids"] = collected.token_ids.whole()
+        data = encode(body)
+        self._check(len(data))
+        self._exchange.respond(200, data, self._headers)
 
-    def _choice(self, index: int, deltas: Sequence[Delta]) -> FinalChoice:
-        logprobs = tuple(shown(entry) for delta in deltas for entry in delta.logprobs)
-        finish = next(delta.finish for delta in deltas if delta.finish is not None)
-        text = "".join(delta.text for delta in deltas)
-        return FinalChoice(index, text, finish, logprobs if self._job.sampling.top_logprobs is not None else None)
+    def _check(self, size: int) -> None:
+        if size <= self._max_bytes:
+            return
+        sampling = self._job.sampling
+        logprobs = "top_logprobs" if self._job.chat else "logprobs"
+        asked = [("n", sampling.n), ("max_tokens", sampling.max_tokens), (logprobs, sampling.top_logprobs)]
+        told = ", ".join(f"{name} {value}" for name, value in asked if value is not None)
+        raise BadRequest(
+            f"the answer ({told}) is larger than {self._max_bytes} bytes, the most that is held for one that is not "
+            f"streamed; stream it (stream: true), or ask for less {logprobs}, n or max_tokens",
+            param="max_tokens" if sampling.top_logprobs is None else logprobs,
+            code="answer_too_large",
+        )
+
+
+class _Collected:
+    """One choice so far."""
+
+    def __init__(self, job: Job) -> None:
+        self._shape = chat_logprobs if job.chat else completion_logprobs
+        self._texts: list[str] = []
+        self._finish = ""
+        self._logprobs = {name: _JsonList() for name, value in self._shape(()).items() if value == []}
+        self._asked = job.sampling.top_logprobs is not None
+        self._returns_ids = job.request.return_token_ids
+        self.token_ids = _JsonList()
+
+    def add(self, piece: Piece) -> int:
+        """How many bytes the answer grows by."""
+        delta, grown = piece.delta, 0
+        if delta.text:
+            self._texts.append(delta.text)
+            grown += len(encode(delta.text)) - 2
+        if self._returns_ids:
+            grown += self.token_ids.extend([piece.token_id])
+        if delta.logprobs:
+            shaped = self._shape([shown(entry) for entry in delta.logprobs])
+            grown += sum(values.extend(shaped[name]) for name, values in self._logprobs.items())
+        if delta.finish is not None:
+            self._finish = delta.finish
+        return grown
+
+    def final(self, index: int) -> FinalChoice:
+        logprobs = {**self._shape(()), **{name: values.whole() for name, values in self._logprobs.items()}}
+        return FinalChoice(index, "".join(self._texts), self._finish, logprobs if self._asked else None)
+
+
+class _JsonList:
+    """A JSON array in the making."""
+
+    def __init__(self) -> None:
+        self._json = bytearray()
+
+    def extend(self, values: list[Any]) -> int:
+        """How many bytes it grows by."""
+        before = len(self._json)
+        self._json += b"," if self._json else b"["
+        self._json += encode(values)[1:-1]
+        return len(self._json) - before
+
+    def whole(self) -> msgspec.Raw:
+        return msgspec.Raw(bytes(self._json or b"[") + b"]")
 
 
 def shown(entry: TokenLogprobs) -> TokenLogprob:
     """The engine's log probabilities as the API shows them."""
     top = tuple(TokenLogprob(other.text, other.bytes, other.logprob) for other in entry.top)
-    return TokenLogprob(entry.drawn.text, entry.drawn.bytes, entry.drawn.logprob, top)
+    return TokenLogprob(entry.drawn.text, entry.drawn.bytes, entry.drawn.logprob, top, entry.text_offset)

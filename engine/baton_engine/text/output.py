@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from baton_api.sampling import FinishReason, SampledToken, SamplingParams
 
 from .detokenise import Detokeniser
+from .stop_search import StopSearch
 
 TokenBytes = Callable[[int], bytes]
 
@@ -30,7 +31,8 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The drawn token and the best ones. `text_offset`: whole characters of the output before this token."""
+    """The drawn token and the best ones. `text_offset`: characters of the output before the one that this
+    token begins in."""
 
     drawn: TokenChoice
     top: tuple[TokenChoice, ...]
@@ -49,18 +51,21 @@ class Delta:
     cancel: bool = False
 
 
-@dataclass(slots=True)
 class _Characters:
-    """Counts whole characters in the bytes of consecutive tokens."""
+    """Counts the characters in the bytes of consecutive tokens; bytes that make none count as U+FFFD."""
 
-    count: int = 0
-    decoder: object = field(default_factory=lambda: getincrementaldecoder("utf-8")("replace"))
+    def __init__(self) -> None:
+        self._count = 0
+        self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def add(self, data: bytes) -> int:
-        """The count before `data`."""
-        before = self.count
-        self.count += len(self.decoder.decode(data))  # type: ignore[attr-defined]
-        return before
+        """How many characters come before the one that `data` begins in."""
+        before, unfinished = self._count, bool(self._decoder.getstate()[0])
+        first = self._decoder.decode(data[:1])
+        self._count += len(first) + len(self._decoder.decode(data[1:]))
+        can_finish = bool(data) and data[0] & 0xC0 == 0x80
+        # Unfinished for ever, when there is a character more than the one that this byte can finish.
+        return before + (unfinished and len(first) > can_finish)
 
 
 class ChoiceOutput:
@@ -78,6 +83,7 @@ class ChoiceOutput:
         self._token_bytes = token_bytes
         self._hidden = hidden
         self._held = ""
+        self._searches = [StopSearch(stop) for stop in sampling.stop]
         self._tokens = 0
         self._characters = _Characters()
         self._over = False
@@ -115,19 +121,19 @@ class ChoiceOutput:
     def _add(self, text: str) -> str | None:
         """Adds text to what is held and cuts it at a stop string, which is returned."""
         start, self._held = len(self._held), self._held + text
-        if not text or self._tokens <= self._sampling.min_tokens:
+        found = [search.push(text) for search in self._searches]
+        if self._tokens <= self._sampling.min_tokens:
             return None
-        for stop in self._sampling.stop:
-            at = self._held.find(stop, max(start - len(stop) + 1, 0))
-            if at >= 0:
-                self._held = self._held[: at + len(stop) * self._sampling.include_stop_str_in_output]
+        for stop, end in zip(self._sampling.stop, found, strict=True):
+            if end is not None:
+                cut = 0 if self._sampling.include_stop_str_in_output else len(stop)
+                self._held = self._held[: start + end - cut]
                 return stop
         return None
 
     def _release(self) -> str:
         """Text that no stop string can begin in."""
-        keep = max((_overlap(self._held, stop) for stop in self._sampling.stop), default=0)
-        cut = len(self._held) - keep
+        cut = len(self._held) - max((search.held for search in self._searches), default=0)
         text, self._held = self._held[:cut], self._held[cut:]
         return text
 
@@ -143,9 +149,3 @@ class ChoiceOutput:
     def _candidate(self, token_id: int, logprob: float) -> TokenChoice:
         data = self._token_bytes(token_id)
         return TokenChoice(token_id, data.decode("utf-8", "replace"), data, logprob)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper prefix of `stop` that `text` ends in."""
-    longest = min(len(stop) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
