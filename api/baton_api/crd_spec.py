@@ -112,7 +112,7 @@ class RoutingSpec:
         4096, "client connections open at once, in each gateway process", low=1, high=MAX_SAFE_INT
     )
     max_connections_per_address: int = setting(
-        1024,
+        512,
         "of one address (IPv6: one /64), in each gateway process; behind a proxy or ingress give it maxConnections",
         low=1,
         high=MAX_SAFE_INT,

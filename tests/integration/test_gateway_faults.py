@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from baton_api.timing import from_server_timing
+from baton_gateway.relay import Answer
 from baton_wire.http_server import Exchange
 from support.fake_worker import (
     FakeWorker,
@@ -294,6 +295,26 @@ async def test_looks_at_a_stuck_worker_overlap_each_on_a_connection_of_its_own(t
         s.worker("d0").heartbeats_hang = True
         await s.routable(2)
         assert s.worker("d0").heartbeats - before >= 3
+
+
+async def test_heartbeats_go_on_while_requests_have_every_connection_to_their_worker(tmp_path: Path) -> None:
+    """A worker that answers is not lost because we have no connection free."""
+    async with stage(tmp_path, max_in_flight=8) as s:
+        d0, client = s.worker("d0"), s.gateway.parts.client
+        d0.behave = hangs()
+        asked = [asyncio.create_task(s.chat(LONG)) for _ in range(8)]
+        await until(lambda: len(d0.legs) == 8)
+        body, headers = json.dumps({}).encode(), [("authorization", f"Bearer {WORKER_KEY}")]
+        others = [client.relay("POST", f"{d0.url}/x", body=body, headers=headers, sink=Answer()) for _ in range(12)]
+        await until(lambda: len(d0.legs) == 16)
+        begun = d0.heartbeats
+        await until(lambda: d0.heartbeats > begun + 10)
+        assert not any(task.done() for task in asked) and len(s.gateway.parts.registry.routable()) == 2
+        for other in others:
+            other.abort()
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_a_worker_that_answers_late_is_slow_and_not_lost(tmp_path: Path) -> None:
