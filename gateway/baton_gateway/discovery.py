@@ -45,7 +45,7 @@ class FleetChanges:
 
 
 class Discovery:
-    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out.
+    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, stuck, restarted or taken out.
 
     Workers are asked on connections of its own: requests may take all of `client`'s. Those are only looked at."""
 
@@ -148,7 +148,7 @@ class Discovery:
         return self._client.reads(url) + self._asking.reads(url)
 
     def _took(self, url: str, change: Change) -> None:
-        if change in ("lost", "new_epoch"):
+        if change in ("lost", "stuck", "new_epoch"):
             self._on_gone(url)
         if change != "none":
             log.info("worker %s: %s", url, change)

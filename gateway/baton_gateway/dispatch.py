@@ -51,7 +51,7 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 return attempt
         except BaseException as error:
             if isinstance(error, DeadlineExceeded):
-                parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
+                parts.registry.suspend(attempt.late, parts.now() + parts.settings.suspend_s)
             give_up(parts, attempt)
             raise
         finally:

@@ -40,6 +40,12 @@ def error_code(body: bytes) -> Any:
     return json.loads(body)["error"]["code"]
 
 
+async def connect_to(s: Stage, worker: FakeWorker) -> None:
+    """A connection is open, so that a leg arrives before another one, to a port where nobody listens, has failed."""
+    headers = [("authorization", f"Bearer {WORKER_KEY}")]
+    await s.gateway.parts.client.request("GET", f"{worker.url}/baton/v1/worker", headers=headers, timeout_s=5)
+
+
 async def read_broken(stream: Any) -> tuple[bytes, bool]:
     """What came, and whether the answer was broken off."""
     got = b""
@@ -151,6 +157,7 @@ async def test_a_prefill_worker_that_takes_nothing_on_is_replaced(tmp_path: Path
     async with stage(tmp_path, trio("prefill"), heartbeat_interval_s=30.0) as s:
         s.worker("d0").behave = answer("x", delay_s=0.2)
         if broken is None:
+            await connect_to(s, s.worker("d0"))
             await s.worker("p0").kill()
         else:
             s.worker("p0").behave = broken
@@ -172,6 +179,7 @@ async def test_without_another_prefill_worker_decode_prefills_for_itself(tmp_pat
 async def test_with_the_policy_fail_a_dead_prefill_worker_fails_the_request(tmp_path: Path) -> None:
     async with stage(tmp_path, heartbeat_interval_s=30.0, on_prefill_failure="fail") as s:
         s.worker("d0").behave = hangs()
+        await connect_to(s, s.worker("d0"))
         await s.worker("p0").kill()
         got = await s.chat()
         assert got.status == 502
@@ -246,6 +254,17 @@ async def test_a_first_token_that_does_not_come_is_a_504_in_time(tmp_path: Path)
         assert (got.status, error_code(got.body)) == (504, "first_byte_timeout")
         assert got.headers["x-should-retry"] == "false"
         await asyncio.wait_for(s.worker("d0").legs[0].gone.wait(), 0.5)
+
+
+@pytest.mark.parametrize(("prefill", "late"), [(hangs(), "p0"), (answer("x"), "d0")])
+async def test_a_first_token_that_does_not_come_is_held_against_the_worker_that_is_late(
+    tmp_path: Path, prefill: Any, late: str
+) -> None:
+    async with stage(tmp_path, first_byte_timeout_s=0.2, suspend_s=60.0) as s:
+        s.worker("p0").behave, s.worker("d0").behave = prefill, hangs()
+        assert (await s.chat(stream=True)).status == 504
+        suspended = [view.info.worker_id for view in s.gateway.parts.registry.routable() if view.suspended_until_s]
+        assert suspended == [late]
 
 
 async def test_a_whole_answer_may_take_longer_than_a_first_token_but_not_than_the_request(tmp_path: Path) -> None:

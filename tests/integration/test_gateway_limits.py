@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from baton_api.crd_spec import KvSpec
 from baton_api.errors import SettingError
 from baton_gateway.bounds import client_limits, ensure_descriptors, server_limits
 from baton_gateway.settings import GatewaySettings
 from baton_wire.http_limits import ServerLimits
+from baton_worker.settings import PoolSettings
 from support.fake_worker import FakeWorker, fails
 from support.gateways import API_KEY, LONG, WORKER_KEY, chat_body, stage, until
 
@@ -74,6 +76,12 @@ def test_all_requests_and_their_retries_find_a_connection_to_one_worker_and_no_a
     settings = GatewaySettings(fleet_file="fleet.json", model_path="model")
     assert client_limits(settings).max_connections_per_peer >= 2 * settings.max_in_flight
     assert settings.max_connections_per_address < settings.max_in_flight
+
+
+def test_decode_gives_a_hung_prefill_up_while_there_is_time_to_compute_the_prompt_itself() -> None:
+    settings = GatewaySettings(fleet_file="fleet.json", model_path="model")
+    assert KvSpec().transfer_timeout_seconds == PoolSettings().transfer_timeout_s
+    assert 2 * KvSpec().transfer_timeout_seconds <= settings.first_byte_timeout_s
 
 
 async def test_a_head_that_dribbles_is_cut_off_as_the_setting_says(tmp_path: Path) -> None:
