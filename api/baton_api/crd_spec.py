@@ -111,11 +111,11 @@ class RoutingSpec:
     max_in_flight: int = setting(1024, "requests being served at once", low=1, high=MAX_SAFE_INT)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0, high=MAX_SAFE_INT)
     max_connections: int = setting(
-        4096, "client connections open at once, in each gateway process", low=1, high=MAX_SAFE_INT
+        4096, "client connections open at once, divided among the processes", low=1, high=MAX_SAFE_INT
     )
     max_connections_per_address: int = setting(
         512,
-        "of one address (IPv6: one /64), in each gateway process; behind a proxy or ingress give it maxConnections",
+        "of one address (IPv6: one /64), divided likewise; behind a proxy or ingress give it maxConnections",
         low=1,
         high=MAX_SAFE_INT,
     )

@@ -36,7 +36,7 @@ from .bounds import client_limits, ensure_descriptors, server_limits
 from .discovery import Discovery, FleetChanges
 from .index import PrefixIndex
 from .job import Parts
-from .many import BAD_SETTING_EXIT, Family, reserve_port, share_of
+from .many import BAD_SETTING_EXIT, KILL_AFTER_S, Family, reserve_port, share_of
 from .registry import Registry
 from .ring import Rings
 from .seat import Seat
@@ -94,7 +94,8 @@ def _run_many(settings: GatewaySettings, secret: bytes, ring: KeyRing, reader: R
 
     gc.collect()
     gc.freeze()
-    return Family(board, serve_one, lambda: say(ready=True, port=port, processes=settings.processes)).run()
+    stop_s = settings.drain_delay_s + settings.drain_s + KILL_AFTER_S
+    return Family(board, serve_one, lambda: say(ready=True, port=port, processes=settings.processes), stop_s).run()
 
 
 def say(**line: object) -> None:
