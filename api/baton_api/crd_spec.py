@@ -61,7 +61,9 @@ class KvSpec:
     bytes: int = setting(256 * 2**20, "bytes of a worker's KV pool", low=2**16, high=MAX_SAFE_INT)
     lease_seconds: float = setting(10.0, "how long prefill keeps blocks without a sign of decode", low=0.1, high=3600)
     heartbeat_seconds: float = setting(0.7, "heartbeat between two workers", low=0.05, high=60)
-    transfer_timeout_seconds: float = setting(60.0, "longest a transfer may take", low=0.1, high=3600)
+    transfer_timeout_seconds: float = setting(
+        30.0, "longest wait for KV, its prefill included; then decode prefills", low=0.1, high=3600
+    )
     tiers: tuple[TierSpec, ...] = setting((), "tiers below the device's memory, fastest first")
 
 
@@ -109,11 +111,11 @@ class RoutingSpec:
     max_in_flight: int = setting(1024, "requests being served at once", low=1, high=MAX_SAFE_INT)
     max_queued: int = setting(1024, "requests waiting for a slot", low=0, high=MAX_SAFE_INT)
     max_connections: int = setting(
-        4096, "client connections open at once, in each gateway process", low=1, high=MAX_SAFE_INT
+        4096, "client connections open at once, divided among the processes", low=1, high=MAX_SAFE_INT
     )
     max_connections_per_address: int = setting(
-        1024,
-        "of one address (IPv6: one /64), in each gateway process; behind a proxy or ingress give it maxConnections",
+        512,
+        "of one address (IPv6: one /64), divided likewise; behind a proxy or ingress give it maxConnections",
         low=1,
         high=MAX_SAFE_INT,
     )

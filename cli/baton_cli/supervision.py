@@ -3,6 +3,7 @@
     WAITING --Spawn--> STARTING --BecameReady--> READY
        ^                  |                        |
        +-----back-off---- + ------ Exited ---------+        and, once stopping:  -> STOPPING -> ENDED
+       +-----back-off---------Exited---- STOPPING -+ unhealthy
 
 Stopping ends the front (the gateway, which drains) first and the workers after it.
 """
@@ -40,6 +41,10 @@ class Policy:
     front_grace_s: float = 65.0
     worker_grace_s: float = 65.0
     max_first_failures: int = 2
+    health_interval_s: float = 5.0
+    max_unhealthy: int = 3
+    """Answers in a row that say so until a child is ended and started again; one that does not answer may be busy."""
+    unhealthy_grace_s: float = 10.0
 
     def delay_s(self, failures: int, draw: float) -> float:
         """Before the restart after so many failures in a row (1 or more); `draw` is uniform in [0, 1)."""
@@ -59,6 +64,7 @@ class Child:
     failures: int = 0
     restarts: int = 0
     was_ready: bool = False
+    unhealthy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,14 @@ class Progressed:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthTold:
+    """It answered whether it can serve or only a restart would help."""
+
+    name: str
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """`code` as Popen has it (negative: the signal); `draw` uniform in [0, 1) for the back-off's jitter."""
 
@@ -120,7 +134,7 @@ class StopAsked:
     """Stop in order; asked again, at once."""
 
 
-Event = Tick | BecameReady | Progressed | Exited | StopAsked
+Event = Tick | BecameReady | Progressed | HealthTold | Exited | StopAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +175,8 @@ def decide(state: State, event: Event, now_s: float, policy: Policy) -> Decision
             return _ready(state, state.child(name), now_s, policy)
         case Progressed(name):
             return _progressed(state, state.child(name), now_s, policy), ()
+        case HealthTold(name, healthy):
+            return _health_told(state, state.child(name), healthy, now_s, policy)
         case Exited(name, code, draw):
             return _exited(state, state.child(name), (code, draw), now_s, policy)
         case StopAsked():
@@ -189,7 +205,7 @@ def _tick(state: State, now_s: float, policy: Policy) -> Decision:
 def _ready(state: State, child: Child, now_s: float, policy: Policy) -> Decision:
     if child.phase is not Phase.STARTING:
         return state, ()
-    ready = replace(child, phase=Phase.READY, due_s=now_s + policy.stable_s, was_ready=True)
+    ready = replace(child, phase=Phase.READY, due_s=now_s + policy.stable_s, was_ready=True, unhealthy=0)
     return state.with_child(ready), (() if child.front else (Publish(),))
 
 
@@ -197,6 +213,16 @@ def _progressed(state: State, child: Child, now_s: float, policy: Policy) -> Sta
     if child.phase is not Phase.STARTING or child.due_s is None:
         return state
     return state.with_child(replace(child, due_s=now_s + policy.start_timeout_s))
+
+
+def _health_told(state: State, child: Child, healthy: bool, now_s: float, policy: Policy) -> Decision:
+    if child.phase is not Phase.READY:
+        return state, ()
+    unhealthy = 0 if healthy else child.unhealthy + 1
+    if unhealthy < policy.max_unhealthy:
+        return state.with_child(replace(child, unhealthy=unhealthy)), ()
+    going = replace(child, phase=Phase.STOPPING, due_s=now_s + policy.unhealthy_grace_s, unhealthy=unhealthy)
+    return state.with_child(going), (Terminate(child.name), *(() if child.front else (Publish(),)))
 
 
 def _exited(state: State, child: Child, end: tuple[int, float], now_s: float, policy: Policy) -> Decision:

@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from baton_api.errors import BatonError
 from baton_api.fleet import Fleet, FleetWorker
+from baton_wire.http_client import HttpClient
 
 from . import supervision
 from .compose import Process
@@ -26,6 +28,8 @@ from .rundir import RunDir, Running, WorkerState, private, write
 from .supervision import Action, Event, Exited, Kill, Phase, Policy, Publish, Spawn, State, Terminate
 
 MAX_LINE_BYTES = 1 << 20
+HEALTH_TIMEOUT_S = 3.0
+UNHEALTHY = 503
 
 
 @dataclass(slots=True)
@@ -90,10 +94,13 @@ class Supervisor:
         """Until nothing runs any more. Returns why it stopped by itself, None when it was asked to."""
         self._publish()
         self._advance(supervision.Tick())
+        asking = asyncio.create_task(self._ask_workers())
         try:
             while not self.state.over:
                 self._advance(await self._next_event())
         finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
             await self._reap()
             self._ready.set()
         return self.state.failure
@@ -110,6 +117,32 @@ class Supervisor:
             return await asyncio.wait_for(self._events.get(), left_s)
         except TimeoutError:
             return supervision.Tick()
+
+    async def _ask_workers(self) -> None:
+        """Whether they can serve: nobody else would start one again whose engine stands still."""
+        http = HttpClient()
+        try:
+            while True:
+                await asyncio.sleep(self._policy.health_interval_s)
+                workers = [child.name for child in self.state.children if not child.front]
+                await asyncio.gather(*(self._ask(http, name, url) for name in workers if (url := self._url(name))))
+        finally:
+            await http.close()
+
+    async def _ask(self, http: HttpClient, name: str, url: str) -> None:
+        asked = self._live[name].process
+        try:
+            answer = await http.request("GET", f"{url}/health", timeout_s=HEALTH_TIMEOUT_S)
+        except BatonError:
+            return  # gone, which its exit says, or busy
+        if answer.status in (200, UNHEALTHY) and self._live[name].process is asked:
+            if answer.status == UNHEALTHY:
+                self._note(name, f"unhealthy: {answer.body.decode(errors='replace')}")
+            self._events.put_nowait(supervision.HealthTold(name, answer.status == 200))
+
+    def _note(self, name: str, line: str) -> None:
+        with private(self._run_dir.log_file(name), "a") as log:
+            log.write(f"{line}\n".encode())
 
     def _advance(self, event: Event) -> None:
         self.state, actions = supervision.decide(self.state, event, time.monotonic(), self._policy)
@@ -150,8 +183,7 @@ class Supervisor:
             await self._listen(spec.name, live)
             code = await live.process.wait()
         except OSError as error:
-            with private(self._run_dir.log_file(spec.name), "a") as log:
-                log.write(f"cannot be started: {error}\n".encode())
+            self._note(spec.name, f"cannot be started: {error}")
         finally:
             live.process, live.said = None, live.said if spec.role is None else {}
             self._events.put_nowait(Exited(spec.name, code, random.random()))

@@ -101,6 +101,12 @@ class Attempt:
             raise answer.error
         return self._prefill_failure or self.decode_failure(answer.error)
 
+    @property
+    def late(self) -> str:
+        """The worker that no first token came from: decode's has nothing to go on from while prefill computes."""
+        prefill = self.route.prefill
+        return prefill.url if prefill is not None and self._prefill_running else self.route.decode.url
+
     def pour(self, tail: StreamTail) -> None:
         """The decode leg's bytes go to `tail` from now on, without a detour: every chunk comes this way."""
         tail.failed = self.answer.on_error
@@ -142,7 +148,8 @@ class Attempt:
             self.answer.on_error(error)
 
     def worker_lost(self, url: str) -> None:
-        """Its heartbeats stopped: a stuck process keeps its sockets open, so no leg would ever hear of it."""
+        """Its heartbeats stopped, or say that its engine is stuck: its sockets stay open, so no leg would ever hear of
+        it."""
         error = WorkerProtocolError("the worker was lost", code="worker_lost")
         if url == self.route.decode.url:
             self.answer.on_error(error)

@@ -6,18 +6,25 @@ import resource
 from dataclasses import fields
 
 from baton_api.errors import SettingError
-from baton_wire.http_limits import ServerLimits
+from baton_wire.http_limits import ClientLimits, ServerLimits
 
 from .settings import GatewaySettings
 
 SPARE_DESCRIPTORS = 512
 """For connections to workers, files and listeners."""
+WORKER_BUFFER_BYTES = 64 << 10
 
 
 def server_limits(settings: GatewaySettings) -> ServerLimits:
     """The settings that have a limit's name; the others keep their defaults."""
     named = {field.name for field in fields(ServerLimits)} & set(settings.__dataclass_fields__)
     return ServerLimits(**{name: getattr(settings, name) for name in named})
+
+
+def client_limits(settings: GatewaySettings) -> ClientLimits:
+    """Towards workers. All requests may be on one of them, while as many that have just ended there or went elsewhere
+    still hold theirs: none waits for a connection."""
+    return ClientLimits(max_connections_per_peer=2 * settings.max_in_flight, receive_buffer_bytes=WORKER_BUFFER_BYTES)
 
 
 def ensure_descriptors(settings: GatewaySettings) -> None:

@@ -45,7 +45,9 @@ class FleetChanges:
 
 
 class Discovery:
-    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, restarted or taken out."""
+    """`run(source)` until cancelled. `on_gone(url)` is called when a worker was lost, stuck, restarted or taken out.
+
+    Workers are asked on connections of its own: requests may take all of `client`'s. Those are only looked at."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Discovery:
         self._settings = settings
         self._registry = registry
         self._client = client
+        self._asking = HttpClient()
         self._headers = (("authorization", f"Bearer {worker_key}"),)
         self._changes = changes
         self._on_gone = on_gone
@@ -79,6 +82,7 @@ class Discovery:
             for task in self._hearts.values():
                 task.cancel()
             await asyncio.gather(*self._hearts.values(), return_exceptions=True)
+            await self._asking.close()
 
     def _take(self, fleet: Fleet) -> None:
         for url in self._registry.set_fleet(fleet):
@@ -125,13 +129,13 @@ class Discovery:
         looks: set[asyncio.Task[WorkerInfo | None]] = set()
         try:
             while self._registry.is_routable(url):
-                reads = self._client.reads(url)
+                reads = self._reads(url)
                 looks.add(asyncio.create_task(self._ask(url)))
                 info = await _first_answer(looks, self._patience[url].timeout_s)
                 if info is not None:
                     self._took(url, self._registry.heard(url, info))
                     return
-                if looks and self._client.reads(url) != reads:
+                if looks and self._reads(url) != reads:
                     self._registry.sent_something(url)
                 else:
                     self._took(url, self._registry.missed(url))
@@ -139,8 +143,12 @@ class Discovery:
             for look in looks:
                 look.cancel()
 
+    def _reads(self, url: str) -> int:
+        """Grows with whatever comes from there."""
+        return self._client.reads(url) + self._asking.reads(url)
+
     def _took(self, url: str, change: Change) -> None:
-        if change in ("lost", "new_epoch"):
+        if change in ("lost", "stuck", "new_epoch"):
             self._on_gone(url)
         if change != "none":
             log.info("worker %s: %s", url, change)
@@ -151,7 +159,7 @@ class Discovery:
         patience, now = self._patience[url], asyncio.get_running_loop().time
         began_s, limit_s = now(), patience.timeout_s * self._settings.heartbeat_misses
         try:
-            answer = await self._client.request("GET", url + WORKER_PATH, headers=self._headers, timeout_s=limit_s)
+            answer = await self._asking.request("GET", url + WORKER_PATH, headers=self._headers, timeout_s=limit_s)
             if answer.status == 200:
                 patience.took(now() - began_s)
                 return WorkerInfo.from_json(answer.body)

@@ -51,7 +51,7 @@ async def try_routes(parts: Parts, job: Job, route: Route) -> Attempt:
                 return attempt
         except BaseException as error:
             if isinstance(error, DeadlineExceeded):
-                parts.registry.suspend(route.decode.url, parts.now() + parts.settings.suspend_s)
+                parts.registry.suspend(attempt.late, parts.now() + parts.settings.suspend_s)
             give_up(parts, attempt)
             raise
         finally:
@@ -175,7 +175,7 @@ def note_failure(parts: Parts, failure: Failure) -> None:
         parts.registry.refused_connection(failure.url)
     elif failure.reason == "draining":
         parts.registry.said_draining(failure.url)
-    elif failure.reason not in ("status_429", "status_503", "worker_lost"):
+    elif failure.reason not in ("status_429", "status_503", "worker_lost", "pool_full"):
         parts.registry.suspend(failure.url, parts.now() + parts.settings.suspend_s)
 
 

@@ -8,6 +8,7 @@ routed, by way of rings: the prefix index of each knows of all. What each has of
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
@@ -24,6 +25,8 @@ from .settings import GatewaySettings
 log = logging.getLogger("baton.gateway.many")
 FIRST_DELAY_S, MAX_DELAY_S, STABLE_S = 0.5, 10.0, 30.0
 BAD_SETTING_EXIT = 2
+KILL_AFTER_S = 3.0
+"""Once the time to drain is over."""
 _POLL_S = 0.1
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -52,7 +55,8 @@ def reserve_port(host: str, port: int) -> socket.socket:
 
 
 def share_of(settings: GatewaySettings, index: int, port: int) -> GatewaySettings:
-    """What one of the processes is told: the limits are divided, so that all together keep to them."""
+    """What one of the processes is told: the limits are divided, so that all together keep to them. Each takes one
+    connection and one body of the largest size, however many they are."""
 
     def part(total: int) -> int:
         return total // settings.processes + (index < total % settings.processes)
@@ -63,6 +67,9 @@ def share_of(settings: GatewaySettings, index: int, port: int) -> GatewaySetting
         reuse_port=True,
         processes=1,
         max_in_flight=part(settings.max_in_flight),
+        max_connections=max(1, part(settings.max_connections)),
+        max_connections_per_address=max(1, part(settings.max_connections_per_address)),
+        max_bodies_bytes=max(min(settings.max_bodies_bytes, settings.max_body_bytes), part(settings.max_bodies_bytes)),
         max_queued=part(settings.max_queued),
         max_tokenising=max(1, part(settings.max_tokenising)),
         retry_burst=min(settings.retry_burst, max(1, part(settings.retry_burst))),
@@ -72,12 +79,15 @@ def share_of(settings: GatewaySettings, index: int, port: int) -> GatewaySetting
 
 
 class Family:
-    """`run` until all have ended; returns the exit code. `on_ready` is called once, when all listen."""
+    """`run` until all have ended; returns the exit code. `on_ready` is called once, when all listen. What has not ended
+    so many seconds after a stop is killed."""
 
-    def __init__(self, board: Board, serve: Serve, on_ready: Callable[[], None]) -> None:
+    def __init__(self, board: Board, serve: Serve, on_ready: Callable[[], None], stop_s: float) -> None:
         self._board = board
         self._serve = serve
         self._on_ready = on_ready
+        self._stop_s = stop_s
+        self._kill_s = math.inf
         self._children = [_Child() for _ in range(board.processes)]
         self._told, self._tell = os.pipe()
         self._lifeline, self._held = os.pipe()
@@ -92,16 +102,26 @@ class Family:
         while not (self._stopping and not any(child.pid for child in self._children)):
             if self._stopping and not self._told_to_stop:
                 self._told_to_stop = True
+                self._kill_s = time.monotonic() + self._stop_s
                 for child in self._children:
                     if child.pid:
                         os.kill(child.pid, signal.SIGTERM)
             now_s = time.monotonic()
+            if now_s >= self._kill_s:
+                self._kill_what_is_left()
             for index, child in enumerate(self._children):
                 if not child.pid and not self._stopping and now_s >= child.due_s:
                     self._fork(index, child)
             self._listen()
             self._reap()
         return self._exit
+
+    def _kill_what_is_left(self) -> None:
+        self._kill_s = math.inf
+        for index, child in enumerate(self._children):
+            if child.pid:
+                log.error("gateway process %d did not end in %.1f s; killed", index, self._stop_s)
+                os.kill(child.pid, signal.SIGKILL)
 
     def _fork(self, index: int, child: _Child) -> None:
         """With the stop signals held back: a child that got one before its handlers stand would run `_stop`: lost."""

@@ -25,7 +25,6 @@ from baton_api.errors import BatonError, SettingError
 from baton_api.settings import parse
 from baton_engine.text.prompt import ModelReader
 from baton_wire.http_client import HttpClient
-from baton_wire.http_limits import ClientLimits
 from baton_wire.http_server import HttpServer, serve
 from baton_wire.stops import ignore_stops
 
@@ -33,11 +32,11 @@ from .access import KeyRing
 from .admission import Admission, RetryBudget
 from .app import App
 from .board import Board
-from .bounds import ensure_descriptors, server_limits
+from .bounds import client_limits, ensure_descriptors, server_limits
 from .discovery import Discovery, FleetChanges
 from .index import PrefixIndex
 from .job import Parts
-from .many import BAD_SETTING_EXIT, Family, reserve_port, share_of
+from .many import BAD_SETTING_EXIT, KILL_AFTER_S, Family, reserve_port, share_of
 from .registry import Registry
 from .ring import Rings
 from .seat import Seat
@@ -50,7 +49,6 @@ from .vitals import Vitals
 
 log = logging.getLogger("baton.gateway")
 MIN_SECRET_BYTES = 32
-WORKER_BUFFER_BYTES = 64 << 10
 
 
 def run(argv: Sequence[str]) -> int:
@@ -96,7 +94,8 @@ def _run_many(settings: GatewaySettings, secret: bytes, ring: KeyRing, reader: R
 
     gc.collect()
     gc.freeze()
-    return Family(board, serve_one, lambda: say(ready=True, port=port, processes=settings.processes)).run()
+    stop_s = settings.drain_delay_s + settings.drain_s + KILL_AFTER_S
+    return Family(board, serve_one, lambda: say(ready=True, port=port, processes=settings.processes), stop_s).run()
 
 
 def say(**line: object) -> None:
@@ -174,7 +173,7 @@ class Gateway:
             Registry(settings.heartbeat_misses),
             changes,
             PrefixIndex(settings.index_keys),
-            HttpClient(ClientLimits(receive_buffer_bytes=WORKER_BUFFER_BYTES)),
+            HttpClient(client_limits(settings)),
             Tokeniser(reader, settings.tokeniser_threads, settings.max_tokenising),
             Admission(settings.max_in_flight, settings.max_queued, settings.queue_ttl_s),
             Alarms(settings.request_timeout_s),

@@ -16,7 +16,7 @@ from baton_api.routing import WorkerView
 from baton_api.worker import WorkerInfo
 
 State = Literal["unknown", "lost", "mismatched", "starting", "draining", "ready"]
-Change = Literal["none", "changed", "new_epoch", "lost"]
+Change = Literal["none", "changed", "new_epoch", "stuck", "lost"]
 
 
 @dataclass(slots=True)
@@ -92,7 +92,8 @@ class Registry:
         return left
 
     def heard(self, url: str, info: WorkerInfo) -> Change:
-        """A heartbeat was answered."""
+        """A heartbeat was answered. "stuck": it served, does not any more and is not going: its engine stands in one
+        step or has ended. Its HTTP face lives, so what it was serving would wait until the request's deadline."""
         member = self._members.get(url)
         if member is None:
             return "none"
@@ -106,6 +107,8 @@ class Registry:
         self._look()
         if restarted:
             return "new_epoch"
+        if was == "ready" and self._state(member) == "starting":
+            return "stuck"
         return "changed" if was != self._state(member) else "none"
 
     def missed(self, url: str, misses: int = 1) -> Change:

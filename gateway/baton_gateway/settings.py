@@ -58,7 +58,7 @@ class GatewaySettings:
     inline_bytes: int = setting(1024, "bodies up to this size are tokenised without a thread", low=0)
     max_connections: int = setting(4096, "client connections open at once", low=1)
     max_connections_per_address: int = setting(
-        1024, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
+        512, "of one address (IPv6: one /64); behind a proxy give it max_connections", low=1
     )
     parse_inline_bytes: int = setting(65536, "larger bodies are parsed on a thread", low=0)
     max_bodies_bytes: int = setting(512 * 1024 * 1024, "request bodies and unread answers, all together", low=1)

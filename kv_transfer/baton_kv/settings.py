@@ -16,7 +16,9 @@ class KvSettings:
     transport: str = setting("ucx", "how KV bytes move", choices=TRANSPORTS)
     data_host: str = setting("127.0.0.1", "address that peers reach this process's data port on")
     data_port: int = setting(0, "tcp and cma: port for KV bytes; 0 lets the system choose", low=0, high=65535)
-    transfer_timeout_s: float = setting(60.0, "longest a pull may take", low=0.01, high=3600)
+    transfer_timeout_s: float = setting(
+        30.0, "longest a pull may take, its wait for prefill included", low=0.01, high=3600
+    )
     connect_timeout_s: float = setting(5.0, "longest the first connect to a peer may take", low=0.01, high=60)
     heartbeat_s: float = setting(0.7, "pause between heartbeats on a stream", low=0.01, high=60)
     heartbeat_misses: int = setting(3, "silent heartbeats after which a peer is lost", low=1, high=100)

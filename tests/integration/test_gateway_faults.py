@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from baton_api.timing import from_server_timing
+from baton_gateway.relay import Answer
 from baton_wire.http_server import Exchange
 from support.fake_worker import (
     FakeWorker,
@@ -37,6 +38,12 @@ def trio(role: str) -> list[FakeWorker]:
 
 def error_code(body: bytes) -> Any:
     return json.loads(body)["error"]["code"]
+
+
+async def connect_to(s: Stage, worker: FakeWorker) -> None:
+    """A connection is open, so that a leg arrives before another one, to a port where nobody listens, has failed."""
+    headers = [("authorization", f"Bearer {WORKER_KEY}")]
+    await s.gateway.parts.client.request("GET", f"{worker.url}/baton/v1/worker", headers=headers, timeout_s=5)
 
 
 async def read_broken(stream: Any) -> tuple[bytes, bool]:
@@ -150,6 +157,7 @@ async def test_a_prefill_worker_that_takes_nothing_on_is_replaced(tmp_path: Path
     async with stage(tmp_path, trio("prefill"), heartbeat_interval_s=30.0) as s:
         s.worker("d0").behave = answer("x", delay_s=0.2)
         if broken is None:
+            await connect_to(s, s.worker("d0"))
             await s.worker("p0").kill()
         else:
             s.worker("p0").behave = broken
@@ -171,6 +179,7 @@ async def test_without_another_prefill_worker_decode_prefills_for_itself(tmp_pat
 async def test_with_the_policy_fail_a_dead_prefill_worker_fails_the_request(tmp_path: Path) -> None:
     async with stage(tmp_path, heartbeat_interval_s=30.0, on_prefill_failure="fail") as s:
         s.worker("d0").behave = hangs()
+        await connect_to(s, s.worker("d0"))
         await s.worker("p0").kill()
         got = await s.chat()
         assert got.status == 502
@@ -247,6 +256,17 @@ async def test_a_first_token_that_does_not_come_is_a_504_in_time(tmp_path: Path)
         await asyncio.wait_for(s.worker("d0").legs[0].gone.wait(), 0.5)
 
 
+@pytest.mark.parametrize(("prefill", "late"), [(hangs(), "p0"), (answer("x"), "d0")])
+async def test_a_first_token_that_does_not_come_is_held_against_the_worker_that_is_late(
+    tmp_path: Path, prefill: Any, late: str
+) -> None:
+    async with stage(tmp_path, first_byte_timeout_s=0.2, suspend_s=60.0) as s:
+        s.worker("p0").behave, s.worker("d0").behave = prefill, hangs()
+        assert (await s.chat(stream=True)).status == 504
+        suspended = [view.info.worker_id for view in s.gateway.parts.registry.routable() if view.suspended_until_s]
+        assert suspended == [late]
+
+
 async def test_a_whole_answer_may_take_longer_than_a_first_token_but_not_than_the_request(tmp_path: Path) -> None:
     async with stage(tmp_path, first_byte_timeout_s=0.1, request_timeout_s=0.8) as s:
         s.worker("d0").behave = hangs()
@@ -294,6 +314,26 @@ async def test_looks_at_a_stuck_worker_overlap_each_on_a_connection_of_its_own(t
         s.worker("d0").heartbeats_hang = True
         await s.routable(2)
         assert s.worker("d0").heartbeats - before >= 3
+
+
+async def test_heartbeats_go_on_while_requests_have_every_connection_to_their_worker(tmp_path: Path) -> None:
+    """A worker that answers is not lost because we have no connection free."""
+    async with stage(tmp_path, max_in_flight=8) as s:
+        d0, client = s.worker("d0"), s.gateway.parts.client
+        d0.behave = hangs()
+        asked = [asyncio.create_task(s.chat(LONG)) for _ in range(8)]
+        await until(lambda: len(d0.legs) == 8)
+        body, headers = json.dumps({}).encode(), [("authorization", f"Bearer {WORKER_KEY}")]
+        others = [client.relay("POST", f"{d0.url}/x", body=body, headers=headers, sink=Answer()) for _ in range(12)]
+        await until(lambda: len(d0.legs) == 16)
+        begun = d0.heartbeats
+        await until(lambda: d0.heartbeats > begun + 10)
+        assert not any(task.done() for task in asked) and len(s.gateway.parts.registry.routable()) == 2
+        for other in others:
+            other.abort()
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_a_worker_that_answers_late_is_slow_and_not_lost(tmp_path: Path) -> None:

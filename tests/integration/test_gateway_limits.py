@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from baton_api.crd_spec import KvSpec
 from baton_api.errors import SettingError
-from baton_gateway.bounds import ensure_descriptors, server_limits
+from baton_gateway.bounds import client_limits, ensure_descriptors, server_limits
 from baton_gateway.settings import GatewaySettings
 from baton_wire.http_limits import ServerLimits
+from baton_worker.settings import PoolSettings
 from support.fake_worker import FakeWorker, fails
 from support.gateways import API_KEY, LONG, WORKER_KEY, chat_body, stage, until
 
@@ -65,9 +67,21 @@ async def test_one_address_may_hold_so_many_connections(tmp_path: Path) -> None:
 def test_every_limit_of_the_server_that_is_a_setting_reaches_it_with_the_servers_own_default() -> None:
     defaults = GatewaySettings(fleet_file="fleet.json", model_path="model")
     kept = server_limits(defaults)
-    assert kept == replace(ServerLimits(), max_connections_per_address=1024)
+    assert kept == replace(ServerLimits(), max_connections_per_address=512)
     changed = server_limits(replace(defaults, max_headers=7, header_timeout_s=0.5, idle_timeout_s=3.0))
     assert (changed.max_headers, changed.header_timeout_s, changed.idle_timeout_s) == (7, 0.5, 3.0)
+
+
+def test_all_requests_and_their_retries_find_a_connection_to_one_worker_and_no_address_takes_every_slot() -> None:
+    settings = GatewaySettings(fleet_file="fleet.json", model_path="model")
+    assert client_limits(settings).max_connections_per_peer >= 2 * settings.max_in_flight
+    assert settings.max_connections_per_address < settings.max_in_flight
+
+
+def test_decode_gives_a_hung_prefill_up_while_there_is_time_to_compute_the_prompt_itself() -> None:
+    settings = GatewaySettings(fleet_file="fleet.json", model_path="model")
+    assert KvSpec().transfer_timeout_seconds == PoolSettings().transfer_timeout_s
+    assert 2 * KvSpec().transfer_timeout_seconds <= settings.first_byte_timeout_s
 
 
 async def test_a_head_that_dribbles_is_cut_off_as_the_setting_says(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from baton_api.fleet import Fleet, FleetWorker
 from baton_wire.http_client import HttpClient, Response, StreamingResponse
 from integration.test_gateway_process import launch
@@ -221,3 +223,16 @@ async def test_a_port_that_is_taken_stops_the_start(tmp_path: Path) -> None:
     assert process.returncode == 2 and b"cannot be had" in stderr and b"Traceback" not in stderr
     server.close()
     await server.wait_closed()
+
+
+async def test_a_process_that_stands_still_does_not_keep_the_others_from_ending(tmp_path: Path) -> None:
+    async with two_processes(tmp_path, drain_s=0.2) as pair:
+        assert pair.process.stderr is not None
+        standing = pair.children[1]
+        os.kill(standing, signal.SIGSTOP)
+        pair.process.terminate()
+        said = await asyncio.wait_for(pair.process.stderr.read(), 15)
+        assert await pair.process.wait() == 0
+        assert b"gateway process 1 did not end in 3.2 s; killed" in said
+        with pytest.raises(ProcessLookupError):
+            os.kill(standing, 0)

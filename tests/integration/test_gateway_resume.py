@@ -140,6 +140,27 @@ async def test_a_stuck_worker_is_left_for_another(tmp_path: Path) -> None:
         assert s.worker("d0").legs[0].gone.is_set() and resumes(s, "worker_lost", "resumed") == 1
 
 
+@pytest.mark.parametrize("role", ["decode", "prefill"])
+async def test_a_worker_whose_engine_is_stuck_is_left_though_it_answers(tmp_path: Path, role: str) -> None:
+    """Streams go on elsewhere token for token, and no request waits for the stuck one."""
+    workers = [*several(2), FakeWorker("prefill", WORKER_KEY, "p1")]
+    async with stage(tmp_path, workers) as s:
+        d0, stuck = s.worker("d0"), s.worker("d0" if role == "decode" else "p0")
+        s.worker("d1").behave = tells()
+        if role == "decode":
+            d0.behave = tells(3, then="hangs")
+        else:
+            stuck.behave = d0.behave = hangs()
+        asking = asyncio.create_task(whole_answer(s))
+        await until(lambda: len(stuck.legs) == 1 and len(d0.legs) == 1)
+        d0.behave = tells()
+        stuck.info = replace(stuck.info, ready=False)
+        await asking
+        assert stuck.legs[0].gone.is_set() and len(s.gateway.parts.registry.routable()) == 3
+        stuck.info = replace(stuck.info, ready=True)
+        await s.routable(4)
+
+
 @pytest.mark.parametrize(("code", "then"), [(b"draining", "aborts"), (b"internal", "aborts"), (b"internal", "ends")])
 async def test_a_worker_that_fails_midway_hands_its_stream_over(tmp_path: Path, code: bytes, then: str) -> None:
     async with stage(tmp_path, several(2)) as s:

@@ -14,6 +14,7 @@ from baton_cli.supervision import (
     BecameReady,
     Event,
     Exited,
+    HealthTold,
     Kill,
     Phase,
     Policy,
@@ -30,7 +31,7 @@ from baton_cli.supervision import (
 
 POLICY = Policy(
     first_delay_s=1.0, max_delay_s=8.0, jitter=0.5, stable_s=20.0, start_timeout_s=50.0, front_grace_s=5.0,
-    worker_grace_s=3.0, max_first_failures=3,
+    worker_grace_s=3.0, max_first_failures=3, unhealthy_grace_s=2.0,
 )  # fmt: skip
 WORKERS = ("prefill-0", "decode-0")
 FRONT = "gateway"
@@ -46,6 +47,7 @@ class Machine(RuleBasedStateMachine):
         self.state = begin([FRONT], WORKERS)
         self.alive: set[str] = set()
         self.killed: set[str] = set()
+        self.sick: str | None = None
         self.published: set[str] = set()
         self.ended_s: dict[str, float] = {}
         self.send(Tick())
@@ -64,6 +66,8 @@ class Machine(RuleBasedStateMachine):
                 assert waited_s >= POLICY.first_delay_s * (1 - POLICY.jitter) - 1e-6, "no back-off"
                 self.alive.add(name)
             case Terminate(name):
+                if self.sick == name:
+                    return
                 assert self.state.stopping
                 assert name == FRONT or FRONT not in self.alive, "a worker is stopped before the gateway has drained"
             case Kill(name):
@@ -103,6 +107,13 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_makes_progress(self, data: st.DataObject) -> None:
         self.send(Progressed(data.draw(st.sampled_from(sorted(self.alive)))))
+
+    @rule(name=st.sampled_from(WORKERS), times=st.integers(1, 4), healthy=st.booleans())
+    def one_says_how_it_is(self, name: str, times: int, healthy: bool) -> None:
+        self.sick = None if healthy else name
+        for _ in range(times):
+            self.send(HealthTold(name, healthy))
+        self.sick = None
 
     @rule()
     def the_user_wants_to_stop(self) -> None:
@@ -175,6 +186,19 @@ def test_a_stable_life_forgets_earlier_crashes() -> None:
     state, _ = run(*crash(0.0, 1.0), *crash(2.0, 1.0), *crash(5.0, POLICY.stable_s))
     assert (state.child("decode-0").failures, state.child("decode-0").due_s) == (1, 25.0 + 1.0)
     assert state.child("decode-0").restarts == 3
+
+
+def test_only_unhealthy_answers_in_a_row_end_a_worker_by_force_if_need_be_and_it_starts_again() -> None:
+    ready, sick, well = (
+        ((0.0, Tick()), (0.0, BecameReady("decode-0"))),
+        HealthTold("decode-0", healthy=False),
+        HealthTold("decode-0", healthy=True),
+    )
+    _, done = run(*ready, *((1.0, told) for told in (sick, sick, well, sick, sick)))
+    assert done[2:] == [()] * 5
+    state, done = run(*ready, *((1.0, sick) for _ in range(4)), (3.0, Tick()), (3.1, Exited("decode-0", -9, 0.0)))
+    assert done[2:] == [(), (), (Terminate("decode-0"), Publish()), (), (Kill("decode-0"),), ()]
+    assert (state.child("decode-0").phase, state.child("decode-0").due_s) == (Phase.WAITING, 4.1)
 
 
 def test_progress_puts_the_start_timeout_off() -> None:

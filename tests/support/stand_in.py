@@ -1,7 +1,8 @@
 """A child program that speaks the supervisor's protocol and then does as its settings say: python -m support.stand_in
 
 {"events": FILE, "name": ..., "start": "ready" | "crash" | "bad_setting" | "silent" | "noise", "crash_after_s": ...,
- "on_term": "exit" | "hang", "port": ...}. It appends what happens to it to the events file.
+ "on_term": "exit" | "hang", "port": ..., "health": STATUS}. With `health` it answers every GET with that. It appends
+what happens to it to the events file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +44,31 @@ def main() -> int:
         print(json.dumps({"progress": "loading weights", "done": done + 1, "total": 3}), flush=True)
     if start != "silent":
         port = settings.get("port") or 20000 + os.getpid() % 40000
+        if "health" in settings:
+            port = answer_all(settings["health"])
         print(json.dumps({"ready": True, "port": port, "epoch": f"epoch-{os.getpid()}"}), flush=True)
         note("ready")
     end_s = time.monotonic() + settings.get("crash_after_s", 120.0)
     while time.monotonic() < end_s:
         time.sleep(0.01)
     return 9
+
+
+def answer_all(status: int) -> int:
+    """Returns the port."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return int(server.server_port)
 
 
 if __name__ == "__main__":

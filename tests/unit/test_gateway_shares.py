@@ -31,6 +31,21 @@ def test_all_shares_together_keep_to_the_limits(processes: int, in_flight: int, 
     assert all(share.reuse_port and share.port == 8000 and share.processes == 1 for share in shares)
 
 
+@given(st.integers(1, 9), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 1 << 30), st.integers(1, 1 << 24))
+def test_connections_and_bodies_of_all_are_bounded_and_each_takes_one(
+    processes: int, connections: int, of_address: int, bodies: int, body: int
+) -> None:
+    raw = {"fleet_file": "f", "model_path": "m", "processes": processes, "max_body_bytes": body}
+    limits = {"max_connections": connections, "max_connections_per_address": of_address, "max_bodies_bytes": bodies}
+    settings = parse(GatewaySettings, {**raw, **limits})
+    shares = [share_of(settings, index, 8000) for index in range(processes)]
+    assert sum(share.max_connections for share in shares) == max(processes, connections)
+    assert sum(share.max_connections_per_address for share in shares) == max(processes, of_address)
+    assert all(min(body, bodies) <= share.max_bodies_bytes <= bodies for share in shares)
+    if bodies >= processes * body:
+        assert sum(share.max_bodies_bytes for share in shares) == bodies
+
+
 def test_more_processes_than_requests_are_refused() -> None:
     with pytest.raises(SettingError, match="give at most max_in_flight, 2"):
         parse(GatewaySettings, {"fleet_file": "f", "model_path": "m", "processes": 3, "max_in_flight": 2})

@@ -157,6 +157,18 @@ def test_starting_and_draining_workers_are_known_but_not_routable() -> None:
     assert made.states() == {("decode", "starting"): 1, ("decode", "draining"): 1}
 
 
+def test_a_worker_that_served_and_is_not_ready_is_stuck_unless_it_is_going() -> None:
+    made = registry()
+    stuck, going = replace(INFO, ready=False), replace(INFO, ready=False, draining=True)
+    assert made.heard("u0", stuck) == "changed", "it only starts"
+    assert made.heard("u0", INFO) == "changed" and made.heard("u0", stuck) == "stuck"
+    assert made.heard("u0", stuck) == "none" and routable(made) == []
+    assert made.heard("u0", INFO) == "changed" and routable(made) == ["u0"]
+    assert made.heard("u0", going) == "changed" and made.heard("u0", stuck) == "changed"
+    made.heard("u0", INFO)
+    assert made.heard("u0", replace(stuck, epoch="e2")) == "new_epoch"
+
+
 def test_a_worker_that_is_not_what_it_should_be_is_known_but_not_routable() -> None:
     made = Registry(3)
     made.set_fleet(Fleet("m", (FleetWorker("u0", Role.DECODE, "r2"), FleetWorker("u1", Role.PREFILL))))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ async def test_all_come_up_and_the_fleet_file_names_the_workers_only(run_dir: Ru
         assert state["decode_0"].epoch == f"epoch-{state['decode_0'].pid}"
         assert json_state(run_dir).url == scene.supervisor.url
         assert [(p.done, p.total) for p in scene.progress if p.name == "decode_0"] == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("on_term", ["exit", "hang"])
+async def test_a_worker_that_says_it_is_unhealthy_is_started_again(run_dir: RunDir, on_term: str) -> None:
+    policy = replace(QUICK, health_interval_s=0.05, unhealthy_grace_s=0.2)
+    sick = {"health": 503, "on_term": on_term}
+    scene = Scene(run_dir, policy, prefill_0={"health": 200}, decode_0=sick, gateway={"health": 503})
+    async with up(scene):
+        await scene.until(lambda: len(scene.said("decode_0", "ready")) == 2)
+        first = scene.said("decode_0", "spawned")[0]
+        assert scene.said("decode_0", "term")[0] == first and not alive(first)
+        assert len(scene.said("prefill_0", "spawned")) == len(scene.said("gateway", "spawned")) == 1
+        assert run_dir.log_file("decode_0").read_text().count("unhealthy: ") >= policy.max_unhealthy
+
+
+async def test_a_worker_that_does_not_answer_is_busy(run_dir: RunDir) -> None:
+    scene = Scene(run_dir, replace(QUICK, health_interval_s=0.02), decode_0={}, gateway={})
+    async with up(scene):
+        assert await scene.supervisor.ready()
+        await asyncio.sleep(0.5)
+        assert scene.said("decode_0", "term") == [] and len(scene.fleet()) == 1
 
 
 def json_state(run_dir: RunDir) -> rundir.Running:

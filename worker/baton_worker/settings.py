@@ -21,7 +21,9 @@ class PoolSettings:
     kv_bytes: int = setting(256 * 2**20, "bytes of the KV pool", low=2**16)
     lease_s: float = setting(10.0, "how long blocks are kept for a pull without a sign of life", low=0.1, high=3600)
     heartbeat_s: float = setting(0.7, "heartbeat between two workers", low=0.05, high=60)
-    transfer_timeout_s: float = setting(60.0, "longest a transfer may take", low=0.1, high=3600)
+    transfer_timeout_s: float = setting(
+        30.0, "longest wait for KV, its prefill included; then decode prefills", low=0.1, high=3600
+    )
 
 
 @dataclass(frozen=True, slots=True)
