@@ -11,7 +11,8 @@ from baton_wire.http_limits import ClientLimits, ServerLimits
 from .settings import GatewaySettings
 
 SPARE_DESCRIPTORS = 512
-"""For connections to workers, files and listeners."""
+"""For idle connections to workers, files and listeners."""
+LEGS = 2
 WORKER_BUFFER_BYTES = 64 << 10
 
 
@@ -30,14 +31,15 @@ def client_limits(settings: GatewaySettings) -> ClientLimits:
 def ensure_descriptors(settings: GatewaySettings) -> None:
     """Raises this process's soft limit to what it may need. SettingError when the hard limit is lower: connections
     beyond it would hang unaccepted, with no answer at all."""
-    wanted = settings.max_connections + SPARE_DESCRIPTORS
+    ours = LEGS * settings.max_in_flight + SPARE_DESCRIPTORS
+    wanted = settings.max_connections + ours
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard not in (resource.RLIM_INFINITY, -1) and wanted > hard:
         raise SettingError(
             "max_connections",
             settings.max_connections,
             f"needs {wanted} file descriptors; the limit is {hard}",
-            f"use {max(1, hard - SPARE_DESCRIPTORS)} or less, or raise the limit (ulimit -Hn)",
+            f"use {max(1, hard - ours)} or less, or raise the limit (ulimit -Hn)",
         )
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

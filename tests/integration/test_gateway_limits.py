@@ -98,10 +98,10 @@ def test_more_connections_than_file_descriptors_stop_the_start(monkeypatch: pyte
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
     settings = GatewaySettings(fleet_file="fleet.json", model_path="model", max_connections=4096)
-    with pytest.raises(SettingError, match="needs 4608 file descriptors; the limit is 4096; use 3584 or less"):
+    with pytest.raises(SettingError, match="needs 6656 file descriptors; the limit is 4096; use 1536 or less"):
         ensure_descriptors(settings)
-    ensure_descriptors(replace(settings, max_connections=2000))
-    assert asked == [(2512, 4096)]
+    ensure_descriptors(replace(settings, max_connections=1500))
+    assert asked == [(4060, 4096)]
 
 
 @pytest.mark.parametrize(
