@@ -328,3 +328,22 @@ def test_stored_events_name_the_chain_of_prompt_and_output() -> None:
         KvBlockStored(keys[2:3], keys[1]),
         KvBlockStored(keys[3:4], keys[2]),
     ]
+
+
+def test_a_requests_draws_share_what_is_kept_of_its_prompt_and_a_choices_what_is_kept_of_its_output() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT, replace(GREEDY, n=2))
+    bench.submit("b", PROMPT[:5])
+    bench.step()
+    steps = []
+    for _ in range(2):
+        bench.settle()
+        step = bench.scheduler.schedule(bench.now_s)
+        bench.settle()
+        steps.append([draw for part in step.slices() for draw in part.draws])
+        bench.scheduler.commit(step, bench.runner.run(step.slices()), bench.now_s)
+    first, second = steps
+    assert [id(draw.output_memory) for draw in first] == [id(draw.output_memory) for draw in second]
+    assert len({id(draw.output_memory) for draw in first}) == 3
+    of_prompts = [(draw.prompt, id(draw.prompt_memory)) for draw in first + second]
+    assert len(set(map(repr, of_prompts))) == 2, "one for each request"
