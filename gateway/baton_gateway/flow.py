@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from baton_api.errors import BatonError, DeadlineExceeded, WorkerProtocolError
+from baton_api.json_body import json_object
 from baton_api.openai import chat_of, completion_of
 from baton_api.openai_fields import known_fields
 from baton_wire.http_server import Exchange
@@ -14,7 +15,7 @@ from .access import worker_headers
 from .attempt import Attempt
 from .dispatch import first_answer
 from .events import DONE, END, StreamTail, usage_of
-from .job import Job, Parts, Visitor, check_context, check_model, fields_of
+from .job import Job, Parts, Visitor, check_context, check_model
 from .legs import AnyPrompt
 from .resume import Leader
 from .text_prompt import TextPrompt
@@ -70,7 +71,8 @@ async def read_off_loop(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any
 def read(parts: Parts, exchange: Exchange) -> tuple[dict[str, Any], Asked]:
     """The body's used fields and the request they make. Raises BadRequest."""
     chat = exchange.path == CHAT_PATH
-    fields = known_fields(fields_of(parts, exchange), chat=chat, internal=False)
+    body = json_object(exchange.body, max_values=parts.registry.max_values)
+    fields = known_fields(body, chat=chat, internal=False)
     return fields, chat_of(fields) if chat else completion_of(fields)
 
 

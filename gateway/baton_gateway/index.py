@@ -35,15 +35,11 @@ class PrefixIndex:
     def __len__(self) -> int:
         return self._young_count + sum(map(len, self._old.values()))
 
-    def record(self, keys: Sequence[Key], url: str) -> None:
+    def record(self, keys: Sequence[Key], url: str, *, heard: bool = False) -> None:
         """`url` will soon hold these blocks, the prompt's first ones; of a prompt longer than half the index only as
-        many as that."""
-        if self.news is not None:
+        many as that. `heard` from somebody else: no news."""
+        if self.news is not None and not heard:
             self.news.append((url, keys))
-        self.hear(keys, url)
-
-    def hear(self, keys: Sequence[Key], url: str) -> None:
-        """The same, and no news."""
         if len(keys) > self._half:
             keys = keys[: self._half]
         if self._young_count + len(keys) > self._half:

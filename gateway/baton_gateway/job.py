@@ -10,10 +10,8 @@ from typing import Any
 
 from baton_api.blocks import derive_key, tenant_salt
 from baton_api.errors import ContextLengthExceeded, NotFound
-from baton_api.json_body import json_object, max_values_for
 from baton_api.openai import ChatRequest
 from baton_wire.http_client import HttpClient
-from baton_wire.http_server import Exchange
 
 from .admission import Admission, RetryBudget
 from .attempt import Attempt, Failure
@@ -100,11 +98,6 @@ class Job:
 def check_model(registry: Registry, model: str) -> None:
     if model != registry.model:
         raise NotFound(f"model {model[:64]!r} is not served here", param="model", code="model_not_found")
-
-
-def fields_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:
-    """The body as a JSON object, no larger than this model's prompts have use for. Raises BadRequest."""
-    return json_object(exchange.body, max_values=max_values_for(parts.registry.longest_context))
 
 
 def check_context(registry: Registry, asked: Asked, prompt: AnyPrompt) -> None:

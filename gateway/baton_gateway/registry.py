@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from baton_api.fleet import Fleet, FleetWorker
+from baton_api.json_body import max_values_for
 from baton_api.routing import WorkerView
 from baton_api.worker import WorkerInfo
 
@@ -75,6 +76,8 @@ class Registry:
         """Every block size in the fleet, in tokens."""
         self.longest_context: int | None = None
         """Of the workers that are routable, in tokens."""
+        self.max_values = max_values_for(None)
+        """JSON values that a request's body may have."""
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -178,6 +181,7 @@ class Registry:
             member.view for member in members if member.view is not None and self._state(member) == "ready"
         )
         self.longest_context = max([view.info.max_model_len for view in self._routable], default=None)
+        self.max_values = max_values_for(self.longest_context)
         self.block_sizes = frozenset(member.info.block_tokens for member in members if member.info is not None)
 
     def is_routable(self, url: str) -> bool:

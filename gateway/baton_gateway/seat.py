@@ -60,4 +60,4 @@ class Seat:
                 total[url] = before[0] + requests, before[1] + tokens
         self._parts.registry.hear_elsewhere(total)
         for url, keys in self._rings.hear(self._index):
-            self._parts.index.hear(keys, url)
+            self._parts.index.record(keys, url, heard=True)

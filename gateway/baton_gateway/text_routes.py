@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from baton_api.errors import BadRequest
+from baton_api.json_body import json_object
 from baton_api.openai import checked_ids, parse_chat, parse_completion
 from baton_api.shown import shown
 from baton_wire.http_server import Exchange
 
-from .job import Parts, check_model, fields_of
+from .job import Parts, check_model
 
 
 async def tokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
@@ -43,5 +45,5 @@ async def detokenize(parts: Parts, exchange: Exchange) -> dict[str, Any]:
 async def body_of(parts: Parts, exchange: Exchange) -> dict[str, Any]:
     """The body's fields; a large one is parsed on a thread. Raises BadRequest, Overloaded."""
     if len(exchange.body) <= parts.settings.parse_inline_bytes:
-        return fields_of(parts, exchange)
-    return await parts.tokeniser.elsewhere(fields_of, parts, exchange)
+        return json_object(exchange.body, max_values=parts.registry.max_values)
+    return await parts.tokeniser.elsewhere(partial(json_object, max_values=parts.registry.max_values), exchange.body)

@@ -83,9 +83,9 @@ def test_the_index_has_news_of_what_is_recorded_but_not_of_what_is_heard() -> No
     mine.news = []
     mine.record((b"a", b"b"), "u")
     for url, keys in mine.news:
-        theirs.hear(keys, url)
+        theirs.record(keys, url, heard=True)
     assert theirs.news is None and theirs.held((b"a", b"b", b"c"), ["u"]) == {"u": 2}
-    mine.hear((b"c",), "v")
+    mine.record((b"c",), "v", heard=True)
     assert mine.news == [("u", (b"a", b"b"))]
 
 

@@ -159,8 +159,12 @@ class Connection(asyncio.Protocol):
             return
         self._advancing, more = True, False
         try:
-            turn = all(self._may_advance() and self._take_head() for _ in range(_REQUESTS_A_TURN))
-            more = turn and self._may_advance()
+            for _ in range(_REQUESTS_A_TURN):
+                may = self._buffer and (self._phase is IDLE or self._phase is HEAD) and self.paused_since is None
+                if not (may and self._take_head()):
+                    break
+            else:
+                more = True
         finally:
             self._advancing = more
         if more:
@@ -170,9 +174,6 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         self._advancing = False
         self._advance()
-
-    def _may_advance(self) -> bool:
-        return bool(self._buffer) and (self._phase is IDLE or self._phase is HEAD) and self.paused_since is None
 
     def _take_head(self) -> bool:
         """True when a head was taken; the request may then be running, or its body awaited."""
