@@ -66,7 +66,7 @@ class GatewaySettings:
     max_header_bytes: int = setting(32 * 1024, "request line and header section together", low=1)
     max_headers: int = setting(100, "header fields of a request", low=1)
     header_timeout_s: float = setting(10.0, "from the first byte of a head to its end", low=0.01)
-    body_grace_s: float = setting(10.0, "that a body may take besides its bytes over body_min_bytes_per_s", low=0.01)
+    body_grace_s: float = setting(10.0, "that a body may fall behind body_min_bytes_per_s", low=0.01)
     body_min_bytes_per_s: float = setting(1024.0, "slower bodies get 408", low=0.01)
     idle_timeout_s: float = setting(75.0, "an idle client connection is closed after so long", low=0.01)
     write_stall_s: float = setting(60.0, "a client that takes nothing of its answer for so long is cut", low=0.01)
