@@ -56,7 +56,7 @@ def row_28(model: Path, folder: Path, seed: int, times: int) -> list[Figure]:
 
 
 PROBES: dict[str, tuple[str, Probe]] = {
-    "9": ("three times the load that fills the KV pools", row_9),
+    "9": ("three and six times the load that fills the KV pools", row_9),
     "28": ("clients that read one byte a second", row_28),
     "14": ("blocks corrupted in flight", row_14),
     "30": ("hostile bodies (rows 30 to 32)", row_30),
