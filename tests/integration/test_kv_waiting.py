@@ -25,7 +25,7 @@ every = pytest.mark.parametrize(
 )
 SOURCE, TARGET = (5, 3, 9, 1, 7, 11, 2), (40, 41, 30, 31, 20, 21, 22)  # 100 tokens
 LONG = replace(FAST, lease_s=60.0)
-SHORT = replace(FAST, lease_s=0.6, heartbeat_s=0.1)
+SHORT = replace(FAST, lease_s=1.5, heartbeat_s=0.1)
 
 
 def waiting(pair: Pair, key: bytes = KEY):  # type: ignore[no-untyped-def]
@@ -90,7 +90,7 @@ async def test_a_lease_outlives_its_term_while_decode_queues_for_room(transport:
     async with kv_pair(transport, SHORT) as pair:
         pair.open(deadline_s=60.0).finish(SOURCE, FIRST, PREFILL)
         with waiting(pair):
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(4.0)
         assert pair.ends["t1"] == []
         await pair.pull(TARGET)
         for source, target in zip(SOURCE, TARGET, strict=True):
