@@ -103,7 +103,7 @@ class Network:
         _run("ip", "addr", "add", f"{self._subnet}.1/24", "dev", self._tag)
         _run("ip", "link", "set", self._tag, "up")
         for number, host in enumerate(self.hosts.values()):
-            outer = f"{self._tag}v{number}"
+            outer = self._outer(number)
             _run("ip", "netns", "add", host.namespace)
             _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
             _run("ip", "link", "set", outer, "master", self._tag, "up")
@@ -111,13 +111,18 @@ class Network:
             host.run("ip", "link", "set", "eth0", "up")
             host.run("ip", "link", "set", "lo", "up")
 
+    def _outer(self, number: int) -> str:
+        return f"{self._tag}v{number}"
+
     def _remove(self) -> None:
         for wire in self._wires:
             wire.kill()
             wire.wait()
             if wire.stdout is not None:
                 wire.stdout.close()
-        for host in self.hosts.values():
+        for number, host in enumerate(self.hosts.values()):
+            # Not only with its namespace: that lives as long as a socket in it that has something left to send.
+            subprocess.run(["ip", "link", "del", self._outer(number)], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", host.namespace], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self._tag], capture_output=True, check=False)
 
